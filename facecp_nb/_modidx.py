@@ -23,4 +23,16 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'facecp_nb.core.resolve_profile': ('library/core.html#resolve_profile', 'facecp_nb/core.py'),
                                 'facecp_nb.core.seed_all': ('library/core.html#seed_all', 'facecp_nb/core.py'),
                                 'facecp_nb.core.shipped': ('library/core.html#shipped', 'facecp_nb/core.py'),
-                                'facecp_nb.core.write_json': ('library/core.html#write_json', 'facecp_nb/core.py')}}}
+                                'facecp_nb.core.write_json': ('library/core.html#write_json', 'facecp_nb/core.py')},
+            'facecp_nb.models': { 'facecp_nb.models.SmallNet': ('library/models.html#smallnet', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.SmallNet.__init__': ('library/models.html#smallnet.__init__', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.SmallNet.forward': ('library/models.html#smallnet.forward', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.Taps': ('library/models.html#taps', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.Taps.__enter__': ('library/models.html#taps.__enter__', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.Taps.__exit__': ('library/models.html#taps.__exit__', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.Taps.__getitem__': ('library/models.html#taps.__getitem__', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.Taps.__init__': ('library/models.html#taps.__init__', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.Taps.values': ('library/models.html#taps.values', 'facecp_nb/models.py'),
+                                  'facecp_nb.models._group': ('library/models.html#_group', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.create': ('library/models.html#create', 'facecp_nb/models.py'),
+                                  'facecp_nb.models.groups': ('library/models.html#groups', 'facecp_nb/models.py')}}}
