@@ -35,4 +35,14 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'facecp_nb.models.Taps.values': ('library/models.html#taps.values', 'facecp_nb/models.py'),
                                   'facecp_nb.models._group': ('library/models.html#_group', 'facecp_nb/models.py'),
                                   'facecp_nb.models.create': ('library/models.html#create', 'facecp_nb/models.py'),
-                                  'facecp_nb.models.groups': ('library/models.html#groups', 'facecp_nb/models.py')}}}
+                                  'facecp_nb.models.groups': ('library/models.html#groups', 'facecp_nb/models.py')},
+            'facecp_nb.recovery': { 'facecp_nb.recovery._alike': ('library/recovery.html#_alike', 'facecp_nb/recovery.py'),
+                                    'facecp_nb.recovery._check_mix': ('library/recovery.html#_check_mix', 'facecp_nb/recovery.py'),
+                                    'facecp_nb.recovery._energy': ('library/recovery.html#_energy', 'facecp_nb/recovery.py'),
+                                    'facecp_nb.recovery._kd': ('library/recovery.html#_kd', 'facecp_nb/recovery.py'),
+                                    'facecp_nb.recovery.attention_bound': ( 'library/recovery.html#attention_bound',
+                                                                            'facecp_nb/recovery.py'),
+                                    'facecp_nb.recovery.attention_loss': ('library/recovery.html#attention_loss', 'facecp_nb/recovery.py'),
+                                    'facecp_nb.recovery.attention_map': ('library/recovery.html#attention_map', 'facecp_nb/recovery.py'),
+                                    'facecp_nb.recovery.distillation_loss': ( 'library/recovery.html#distillation_loss',
+                                                                              'facecp_nb/recovery.py')}}}
