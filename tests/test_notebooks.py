@@ -1,5 +1,5 @@
 "Every notebook runs as nbdev's tests run it (IN_TEST=1: profile smoke), and every exercise can be failed and solved"
-import os, sys
+import sys
 
 import pytest
 from execnb.shell import CaptureShell

@@ -143,7 +143,7 @@ def imported(tree: ast.AST) -> set[str]:
             if node.level or module.split(".")[0] == "facecp_nb":
                 inside = module if node.level else module.partition(".")[2]
                 found |= {inside.split(".")[0]} if inside else {a.name for a in node.names}
-    return found
+    return found - {"__version__"}
 
 @modules
 def test_module_order(path):
@@ -178,7 +178,12 @@ def test_the_checks_of_modules_can_fail():
     assert unpickling(ast.parse("torch.load(f, weights_only=True); np.load(f)")) == []
 
 
-# --- words for citing and sharing ------------------------------------------------------------------------------------
+def test_ruff_finds_nothing():
+    done = subprocess.run([Path(sys.executable).parent / "ruff", "check", "--no-cache", "--output-format", "concise", "facecp_nb", "tools", "tests"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+# --- what the repository holds ---------------------------------------------------------------------------------------
 
 def test_no_image_of_a_real_person_is_tracked():
     "Photographs and models never enter the repository."

@@ -9,9 +9,10 @@ CHART = re.compile(r"application/vnd\.vegalite\.v\d+\+json")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 class site_links(Processor):
-    "Point nbdev's links at the notebooks, from which the renderer finds the pages; leave out links to a source we do not serve."
+    "Point nbdev's links at the notebooks, from which the renderer finds the pages; leave out links to what has no place on the site."
     page = re.compile(r"\]\(/([^)#\s]+\.html)(#[^)\s]*)?\)")
     code = re.compile(r"\[source\]\([^)]*\)(\{[^}]*\})?\n*")
+    private = re.compile(r"\[(`_\w+`)\]\([^)]*\)")
 
     def begin(self):
         root = get_config().nbs_path
@@ -20,7 +21,7 @@ class site_links(Processor):
 
     def mend(self, text):
         text = self.page.sub(lambda m: f"](/{self.notebook.get(m[1], m[1])}{m[2] or ''})", text)
-        return self.code.sub("", text)
+        return self.private.sub(r"\1", self.code.sub("", text))
 
     def cell(self, cell):
         if cell.cell_type == "raw": cell.source = re.sub(r"^output-file:.*\n", "", cell.source, flags=re.M)

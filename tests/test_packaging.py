@@ -1,0 +1,132 @@
+"The package as pip sees it, and what make does in a fresh clone, in a half-made one and where Python is too old"
+import os, shutil, subprocess, sys, tomllib, zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import facecp_nb
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from repository import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    copy = tmp_path_factory.mktemp("source")
+    for folder in ("facecp_nb", "data"): shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for file in ("pyproject.toml", "README.md", "LICENSE"): shutil.copy(ROOT / file, copy)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next((copy / "dist").glob("*.whl"))
+
+def test_wheel_carries_code_data_and_licence(wheel):
+    held = set(zipfile.ZipFile(wheel).namelist())
+    ours = [p for p in (ROOT / "facecp_nb").glob("*.py")] + [p for p in (ROOT / "data").rglob("*") if p.is_file() and p.name[0] != "."]
+    place = lambda p: p.relative_to(ROOT).as_posix().replace("data/", "facecp_nb/shipped/", 1)
+    assert {place(p) for p in ours} - held == set()
+    assert any(n.endswith("licenses/LICENSE") for n in held)
+    assert not any(n.startswith(("nbs", "tests", "tools", "runs")) for n in held)
+
+def test_installed_wheel_finds_its_data(wheel, tmp_path):
+    "From an empty folder, with nothing of the repository in reach, `shipped` names the file inside the package."
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    shipped = tmp_path / "installed" / "facecp_nb" / "shipped"
+    shipped.mkdir(exist_ok=True)
+    (shipped / "sample.txt").write_text("here")
+    (tmp_path / "empty").mkdir()
+    ask = "from facecp_nb.core import shipped; import facecp_nb; print(shipped('sample.txt').read_text(), facecp_nb.__version__)"
+    done = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path / "empty", env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+                          capture_output=True, text=True)
+    assert done.stdout.split() == ["here", settings("version")], done.stderr
+
+def settings(key: str) -> str:
+    parser = ConfigParser()
+    parser.read(ROOT / "settings.ini")
+    return parser["DEFAULT"][key]
+
+def test_one_version_everywhere():
+    cited = next(line.split()[1] for line in (ROOT / "CITATION.cff").read_text().splitlines() if line.startswith("version:"))
+    assert settings("version") == facecp_nb.__version__ == cited
+    assert PROJECT["requires-python"] == f">={settings('min_python')}"
+
+def test_constraints_pin_every_requirement():
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pins = {canonicalize_name(k): v for k, v in pins.items()}
+    wanted = [Requirement(r) for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()) for r in group]
+    assert [str(r) for r in wanted if not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"), prereleases=True)] == []
+    assert [r.name for r in wanted if canonicalize_name(r.name) not in pins] == []
+
+
+# --- make ------------------------------------------------------------------------------------------------------------
+
+FAKE = """#!/bin/sh
+# stands for a Python: notes what it is asked, and `-m venv FOLDER` puts a copy of it in FOLDER
+echo "$@" >> "$NOTES"
+case "$*" in
+  -c*) exit {too_old} ;;
+  --version) echo "Python 3.{minor}" ;;
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip install"*) [ ! -e "$FAIL" ] ;;
+esac
+"""
+
+class Clone:
+    "A fresh clone with a Python that only pretends, so that make's own decisions show."
+    def __init__(self, folder: Path, too_old: bool = False):
+        self.folder, self.notes, self.fail, self.bin = folder, folder / "notes", folder / "fail", folder / "bin"
+        self.bin.mkdir()
+        for file in ("Makefile", "pyproject.toml", "constraints.txt"): shutil.copy(ROOT / file, folder)
+        for tool in ("make", "sh", "rm", "mkdir", "cp", "touch", "echo"): (self.bin / tool).symlink_to(shutil.which(tool))
+        (self.bin / "python3").write_text(FAKE.format(too_old=int(too_old), minor=8 if too_old else 11))
+        (self.bin / "python3").chmod(0o755)
+        self.installed, self.installing = folder / ".venv" / ".installed", folder / ".venv" / ".installing"
+
+    def make(self, target: str = "install"):
+        "What make said, and what the Python was asked."
+        self.notes.write_text("")
+        environment = {"PATH": str(self.bin), "NOTES": str(self.notes), "FAIL": str(self.fail)}
+        done = subprocess.run(["make", target], cwd=self.folder, env=environment, capture_output=True, text=True)
+        return done, [line for line in self.notes.read_text().splitlines() if line.startswith(("-m venv", "-m pip install", "-m pytest"))]
+
+@pytest.fixture
+def clone(tmp_path): return Clone(tmp_path)
+
+def kinds(asked: list[str]) -> list[str]:
+    return [line.split()[1] for line in asked]
+
+def test_make_installs_once(clone):
+    done, asked = clone.make()
+    assert done.returncode == 0 and kinds(asked) == ["venv", "pip"], done.stderr
+    assert "-c constraints.txt" in asked[1] and "[render,cluster,dev]" in asked[1]
+    assert clone.installed.exists() and not clone.installing.exists()
+    assert clone.make()[1] == []
+
+def test_make_mends_a_half_made_environment(clone):
+    clone.fail.touch()
+    done, _ = clone.make()
+    assert done.returncode != 0 and clone.installing.exists() and not clone.installed.exists()
+    (clone.folder / ".venv" / "leftover").touch()
+    clone.fail.unlink()
+    done, asked = clone.make()
+    assert done.returncode == 0 and kinds(asked) == ["venv", "pip"]
+    assert clone.installed.exists() and not (clone.folder / ".venv" / "leftover").exists()
+
+def test_make_follows_a_change_of_constraints(clone):
+    clone.make()
+    later = clone.installed.stat().st_mtime + 5
+    os.utime(clone.folder / "constraints.txt", (later, later))
+    assert kinds(clone.make()[1]) == ["pip"]
+
+def test_make_test_installs_first(clone):
+    assert kinds(clone.make("test")[1]) == ["venv", "pip", "pytest"]
+
+def test_make_refuses_an_old_python(tmp_path):
+    done, asked = Clone(tmp_path, too_old=True).make("run")
+    assert done.returncode != 0 and asked == [] and not (tmp_path / ".venv").exists()
+    assert "needs Python 3.11 or newer" in done.stderr and "Python 3.8" in done.stderr
+
+def test_ci_runs_the_tests():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK) and "make test" in script.read_text()
