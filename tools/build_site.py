@@ -78,6 +78,9 @@ def build(root: Path = ROOT, workers: int = 2) -> Path:
     for page in sorted(site.rglob("*.html")): complete(page, site)
     return site
 
-if __name__ == "__main__":
+def main():
+    "Build the site of this checkout and say where it is."
     try: print(f"The site is in {build().relative_to(ROOT)}/")
     except SiteError as error: sys.exit(str(error))
+
+if __name__ == "__main__": main()
