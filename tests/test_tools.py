@@ -1,5 +1,5 @@
 "The tools that store outputs, write the README and prepare the site"
-import json, sys
+import json
 
 import nbformat
 import pytest

@@ -130,6 +130,11 @@ def test_exports_nothing(path):
     assert not any(re.search(r"^#\|\s*(export|default_exp)", source(c), re.M) for c in code(read(path)))
 
 
+def test_index_lists_the_chapters_that_exist():
+    text = "\n".join(source(c) for c in read(NBS / "index.ipynb")["cells"])
+    assert sorted(set(re.findall(r"\]\((chapters/[^)#]+\.ipynb)\)", text))) == [f"{name(p)}.ipynb" for p in notebooks("chapters")]
+
+
 # --- modules ---------------------------------------------------------------------------------------------------------
 
 def imported(tree: ast.AST) -> set[str]:
