@@ -191,7 +191,7 @@ def majority(
     if not len(train) or not len(test): raise DataError("The majority baseline needs training and test images; assign the splits first.")
     return float((test == train.value_counts().sort_index().idxmax()).mean())
 
-# %% ../nbs/library/02_data.ipynb #734b6282
+# %% ../nbs/library/02_data.ipynb #970384d2
 class FaceSet:
     """Face records with their pictures.
 
@@ -204,7 +204,7 @@ class FaceSet:
     def __init__(self, records: pd.DataFrame, root=None, people: list[str] | None = None):
         validate(records)
         if "jpeg" not in records and root is None: raise DataError("The records hold paths, so FaceSet needs the folder they are relative to: root.")
-        self._records, self.root = records.reset_index(drop=True), None if root is None else Path(root)
+        self._records, self.root = records.reset_index(drop=True), None if root is None else Path(root).absolute()
         self.people = sorted(set(records["person"])) if people is None else list(people)
         if strangers := sorted(set(records["person"]) - set(self.people)): raise DataError(f"{strangers[0]!r} is in the table but not among the people given.")
 

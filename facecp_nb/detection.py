@@ -192,7 +192,7 @@ def _contents(folder, files):
     pairs = [digest_of(f, r) for f, r in zip(files["file"], files["reason"])]
     return files.assign(sha256=[p[0] for p in pairs], reason=[p[1] for p in pairs])
 
-# %% ../nbs/library/03_detection.ipynb #b3ae2b5b
+# %% ../nbs/library/03_detection.ipynb #ed31d25d
 def _next_round(files, per_person):
     "The indices of files to examine next: for each person as many, in hash order, as still fit under the limit."
     open_, some = files[files["status"] == ""], []
@@ -209,11 +209,11 @@ def _close(files, per_person, min_images):
     kept = files["status"] == "kept"
     counts = files[kept].groupby("person").size()
     poor = kept & files["person"].map(counts).fillna(0).lt(min_images)
-    reasons = files.loc[poor, "person"].map(lambda p: f"usable, but this person has only {counts[p]} usable images; {min_images} are needed")
+    reasons = files.loc[poor, "person"].map(lambda p: f"usable, but this person has only {counts[p]} usable image{'s' if counts[p] > 1 else ''}; {min_images} are needed")
     files.loc[poor, "reason"], files.loc[poor, "status"] = reasons, "dropped"
     return files
 
-# %% ../nbs/library/03_detection.ipynb #ae5a1aba
+# %% ../nbs/library/03_detection.ipynb #8611a012
 CHUNK = 128  # files a stored piece
 _DTYPES = dict(reason=str, notes=str, faces=int) | dict.fromkeys(("width", "height", *FACE_COLUMNS), float)
 
@@ -229,7 +229,7 @@ def _examine_chunk(folder, names, settings, parts):
     if rows is None:
         rows = pd.DataFrame(examine([folder / n for n in names], settings)).assign(file=names)
         rows = rows.reindex(columns=["file", "reason", "notes", "width", "height", "faces", *FACE_COLUMNS])
-        rows = rows.fillna(dict(notes="", faces=0)).astype(_DTYPES)
+        rows = rows.assign(notes=rows["notes"].astype(object).fillna(""), faces=rows["faces"].fillna(0)).astype(_DTYPES)
         with atomic(path) as t: rows.to_parquet(t)
     return rows
 
@@ -265,7 +265,7 @@ def _manifest(folder, files, settings):
         shutil.rmtree(parts, ignore_errors=True)
     return manifest, path.with_suffix(".csv")
 
-# %% ../nbs/library/03_detection.ipynb #8a1acdc4
+# %% ../nbs/library/03_detection.ipynb #ce31a55a
 def _check(settings):
     "Raise `ConfigError` for a setting that no folder could satisfy."
     low = dict(per_person=settings["min_images"], min_images=3, min_face=12, probability=0)
@@ -278,10 +278,11 @@ def _check(settings):
 def _too_few(folder, manifest, path):
     "The one sentence for a folder with fewer than two usable people."
     if not len(manifest): return f"The folder {str(folder)!r} is empty; it should hold one sub-folder of photographs a person."
-    people, kept = manifest.loc[manifest["status"] == "kept", "person"].nunique(), int((manifest["status"] == "kept").sum())
-    reason, n = next(iter(manifest.loc[manifest["status"] == "dropped", "reason"].value_counts().items()))
-    return (f"The folder {str(folder)!r} leaves {people} {'person' if people == 1 else 'people'} with enough usable photographs and two are needed: "
-            f"{len(manifest) - kept} of {len(manifest)} files were dropped, most often ({n}) because: {reason}. Every file's reason is in {path}.")
+    kept, why = manifest["status"] == "kept", manifest.loc[manifest["status"] == "dropped", "reason"].value_counts()
+    n = manifest.loc[kept, "person"].nunique()
+    most = f", most often ({why.iloc[0]}) because: {why.index[0]}" if len(why) else ""
+    return (f"The folder {str(folder)!r} leaves {n} {'person' if n == 1 else 'people'} with enough usable photographs and two are needed; "
+            f"{(~kept).sum()} of {len(manifest)} files were dropped{most}. Every file's reason is in {path}.")
 
 # %% ../nbs/library/03_detection.ipynb #2d46a4a6
 def _records(manifest):
