@@ -1,0 +1,353 @@
+"The fovea against the referee values, against a slow literal twin, and against bad input"
+import io, math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from facecp_nb import foveation
+from facecp_nb.core import BOX_COLUMNS, LANDMARK_COLUMNS, ConfigError, DataError
+from facecp_nb.data import FaceSet, crop
+from facecp_nb.foveation import PYRAMIDS, VIEWS, add_view, blur_levels, fixations, foveate, level_map, look, see, transfer
+
+NAN = float("nan")
+LANDMARKS = torch.tensor([[[103., 90.], [147., 90.], [NAN, NAN], [106., 146.], [144., 146.]]])
+
+
+def noise(*shape, seed=0):
+    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+# --- the referee -----------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def golden(shared):
+    file = shared / "golden" / "foveation.npz"
+    if not file.is_file(): pytest.skip(f"no referee values at {file}")
+    with np.load(file) as f: return {k: f[k] for k in f.files}
+
+@pytest.mark.parametrize("view", ["eyes", "mouth", "both", "forehead"])
+def test_equals_the_published_functions(golden, view):
+    "Bar of the referee's README: mean <= .6, 99.9th percentile <= 3, maximum <= 5 grey levels."
+    images = torch.from_numpy(golden["images"]).permute(0, 3, 1, 2)
+    points = torch.from_numpy(golden["landmarks"])
+    landmarks = torch.cat([points[:, :2], torch.full((len(points), 1, 2), NAN, dtype=points.dtype), points[:, 2:]], 1)
+    seen = foveate(images, fixations(landmarks, view), alpha=.12 if view == "forehead" else .15)
+    d = np.abs(seen.permute(0, 2, 3, 1).numpy().astype(int) - golden[view].astype(int))
+    assert d.mean() <= .6 and np.percentile(d, 99.9) <= 3 and d.max() <= 5
+    assert torch.equal(seen, look(images, landmarks, view))
+
+
+# --- a slow literal twin, written from the formulas alone ------------------------------------------------------------
+
+def resized(image, height, width):
+    "Bilinear with pixel centres at halves, one output pixel at a time."
+    def axis(n, m):
+        for i in range(m):
+            x = min(max((i + .5) * n / m - .5, 0), n - 1)
+            low = min(int(x), n - 1)
+            yield low, min(low + 1, n - 1), x - low
+    rows = np.stack([(1 - t) * image[a] + t * image[b] for a, b, t in axis(image.shape[0], height)])
+    return np.stack([(1 - t) * rows[:, a] + t * rows[:, b] for a, b, t in axis(image.shape[1], width)], 1)
+
+def smoothed(image, sigma):
+    "The 5 x 5 kernel, mirrored at the edges without repeating the edge pixel."
+    def mirror(i, n):
+        while not 0 <= i < n: i = -i if i < 0 else 2 * (n - 1) - i
+        return i if n > 1 else 0
+    h, w = image.shape
+    kernel = {(a, b): math.exp(-(a * a + b * b) / (2 * sigma**2)) for a in range(-2, 3) for b in range(-2, 3)}
+    out = np.zeros_like(image)
+    for (a, b), g in kernel.items():
+        ys = [mirror(y + a, h) if h > 1 else 0 for y in range(h)]
+        xs = [mirror(x + b, w) if w > 1 else 0 for x in range(w)]
+        out += g / sum(kernel.values()) * image[np.ix_(ys, xs)]
+    return out
+
+def literal(image, points, sigma=.1, p=7., k=2., alpha=.15, levels=8):
+    "One grey picture (H,W) in float64, pixel by pixel as the method is written down."
+    h, w = image.shape
+    down, ladder = [image], [image]
+    for _ in range(levels - 1):
+        a = smoothed(down[-1], sigma)
+        down.append(resized(a, max(1, a.shape[0] // 2), max(1, a.shape[1] // 2)))
+    for i in range(1, levels):
+        a = down[i]
+        for step in range(i):
+            a = smoothed(resized(a, *((h, w) if step == i - 1 else (2 * a.shape[0], 2 * a.shape[1]))), sigma)
+        ladder.append(a)
+    omega = [min(1, sigma * 2.**(3 - i) * math.sqrt(math.log(2) / k)) for i in range(1, levels)] + [0]
+    out = np.zeros_like(image)
+    for y in range(h):
+        for x in range(w):
+            R = alpha / (min(math.hypot(x - a, y - b) for a, b in points) / p + alpha)
+            T = [math.exp(-k * (2.**(i - 3) * R / sigma)**2) for i in range(1, levels)] + [0]
+            weights = [float(R > omega[0])] + [0] * (levels - 1)
+            for i in range(levels - 1):
+                if omega[i + 1] <= R <= omega[i]:
+                    B = (.5 - T[i + 1]) / (T[i] - T[i + 1] + 1e-5)
+                    weights = [0] * levels
+                    weights[i], weights[i + 1] = B, 1 - B
+            out[y, x] = sum(m * a[y, x] for m, a in zip(weights, ladder))
+    return out
+
+@pytest.mark.parametrize("shape,settings", [
+    ((40, 53), {}), ((53, 40), dict(alpha=.12)), ((64, 64), dict(sigma=.9, p=3., k=1.5, levels=5)), ((31, 17), dict(levels=1)),
+    ((20, 90), dict(levels=12, alpha=.02)), ((45, 45), dict(sigma=.248, k=3., alpha=2.5, p=7.5, levels=6)), ((1, 9), dict(levels=3)),
+    ((40, 40), dict(sigma=.6, p=.5, levels=2))])
+def test_equals_the_literal_twin(shape, settings):
+    image = noise(1, 1, *shape).double()
+    points = [(11.3, 8.), (shape[1] * .7, shape[0] * .6), (-4., 3.)]
+    expected = literal(image[0, 0].numpy(), points, **settings)
+    seen = foveate(image, torch.tensor([points], dtype=torch.float64), **settings)
+    np.testing.assert_allclose(seen[0, 0].numpy(), expected, atol=2.**-10)
+    eight_bit = foveate(image.byte(), torch.tensor([points]), **settings)
+    gap = expected - eight_bit[0, 0].numpy()
+    assert gap.min() > -2.**-10 and gap.max() < 1
+
+
+# --- the anti-aliased ladder -----------------------------------------------------------------------------------------
+
+def zone_plate(n=250):
+    at = torch.arange(n, dtype=torch.float64) - (n - 1) / 2
+    return (127.5 + 127.5 * torch.cos(torch.pi / n * (at[:, None]**2 + at**2)))[None, None]
+
+def above(picture, cutoff):
+    "Energy above `cutoff` cycles per pixel, in any direction, under a Hann window."
+    n = picture.shape[-1]
+    window = torch.hann_window(n, periodic=False, dtype=picture.dtype)
+    energy = torch.fft.fft2((picture - 127.5) * window * window[:, None]).abs()**2
+    f = torch.fft.fftfreq(n)
+    return float(energy[(f[:, None]**2 + f**2).sqrt() > cutoff].sum())
+
+@pytest.mark.parametrize("n", [250, 128])
+def test_zone_plate(n):
+    "At least 40 dB down above every level's Nyquist frequency; the published pyramid is not, or this test could not fail."
+    plate = zone_plate(n)
+    leaks = {}
+    for pyramid in PYRAMIDS:
+        ladder = blur_levels(plate, pyramid=pyramid)
+        leaks[pyramid] = [10 * math.log10(above(ladder[i, 0, 0], (n >> i) / n / 2) / above(plate[0, 0], (n >> i) / n / 2)) for i in range(1, 7)]
+    assert max(leaks["antialiased"]) < -40
+    assert max(leaks["published"]) > -20
+
+def test_zone_plate_through_the_transform():
+    "A fixation far away puts all pixels on one pair of levels: nothing above the sharper one's Nyquist frequency survives."
+    plate = zone_plate()
+    for x in (-60., -150., -400.):
+        point = torch.tensor([[[x, 125.]]])
+        sharpest = int(level_map(point, 250, 250).min())
+        seen = foveate(plate, point, pyramid="antialiased")
+        cutoff = (250 >> (sharpest - 1)) / 250 / 2
+        assert 10 * math.log10(above(seen[0, 0], cutoff) / above(plate[0, 0], cutoff)) < -40
+
+@pytest.mark.parametrize("pyramid", PYRAMIDS)
+def test_flat_pictures_stay_flat(pyramid):
+    for grey in (0, 1, 127, 128, 254, 255):
+        flat = torch.full((1, 3, 61, 90), grey, dtype=torch.uint8)
+        assert torch.equal(foveate(flat, torch.tensor([[[30., 40.]]]), pyramid=pyramid), flat)
+
+
+# --- types, devices, batches, missing points -------------------------------------------------------------------------
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_type_and_shape_come_back(dtype):
+    images = noise(2, 3, 50, 70).to(dtype)
+    seen = foveate(images, torch.tensor([[[20., 20.]], [[30., 10.]]]))
+    assert (seen.dtype, seen.shape, seen.device) == (images.dtype, images.shape, images.device)
+
+def test_eight_bits_are_floored():
+    images, points = noise(2, 3, 80, 60), torch.tensor([[[20., 20.]], [[30., 40.]]])
+    exact = foveate(images.float(), points)
+    assert torch.equal(foveate(images, points), exact.floor().byte())
+    assert (exact != exact.round()).float().mean() > .5
+
+@pytest.mark.parametrize("pyramid", PYRAMIDS)
+@pytest.mark.parametrize("size", [48, 250])
+def test_a_batch_equals_its_pictures(pyramid, size):
+    images = noise(5, 3, size, size)
+    points = torch.rand(5, 3, 2, generator=torch.Generator().manual_seed(1)) * size
+    together = foveate(images, points, pyramid=pyramid)
+    for i in range(5): assert torch.equal(foveate(images[i:i + 1], points[i:i + 1], pyramid=pyramid)[0], together[i])
+
+def test_memory_layout_does_not_matter():
+    images, points = noise(2, 40, 60, 3), torch.tensor([[[20., 20.]], [[30., 10.]]])
+    turned = images.permute(0, 3, 1, 2)
+    assert torch.equal(foveate(turned, points), foveate(turned.contiguous(), points))
+    before = turned.float()
+    kept = before.clone()
+    foveate(before, points)
+    assert torch.equal(before, kept)
+
+def test_missing_points():
+    images = noise(2, 3, 60, 60)
+    points = torch.tensor([[[20., 20.], [40., 30.]], [[NAN, NAN], [10., 50.]]])
+    seen = foveate(images, points)
+    assert torch.equal(seen[1:], foveate(images[1:], points[1:, 1:]))
+    half = torch.tensor([[[20., 20.], [40., NAN]]])
+    assert torch.equal(foveate(images[:1], half), foveate(images[:1], half[:, :1]))
+    with pytest.raises(DataError, match="Sample 1 has no fixation"): foveate(images, torch.tensor([[[1., 2.]], [[NAN, NAN]]]))
+    with pytest.raises(DataError, match="Sample 0 has no fixation"): foveate(images, torch.zeros(2, 0, 2))
+
+def test_an_empty_batch():
+    assert foveate(noise(0, 3, 20, 20), torch.zeros(0, 3, 2)).shape == (0, 3, 20, 20)
+
+def test_gradients_pass():
+    images = noise(1, 1, 30, 30).double().requires_grad_()
+    foveate(images, torch.tensor([[[10., 10.]]])).sum().backward()
+    assert images.grad[0, 0, 10, 10] > .9 and images.grad.isfinite().all()
+
+def test_autocast_does_not_reach_inside():
+    images, points = noise(1, 3, 60, 60).float(), torch.tensor([[[10., 10.]]])
+    with torch.autocast("cpu", dtype=torch.bfloat16): inside = foveate(images, points)
+    assert torch.equal(inside, foveate(images, points))
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("pyramid", PYRAMIDS)
+def test_gpu_equals_cpu(pyramid):
+    images = noise(6, 3, 250, 250)
+    points = torch.rand(6, 3, 2) * 250
+    far = (foveate(images.cuda(), points, pyramid=pyramid).cpu().int() - foveate(images, points, pyramid=pyramid).int()).abs()
+    assert far.max() <= 1 and (far > 0).float().mean() < 1e-3
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+def test_fixations():
+    left, right, mouth_left, mouth_right = LANDMARKS[0, [0, 1, 3, 4]]
+    eyes, mouth = [left, right, (left + right) / 2], [mouth_left, mouth_right, (mouth_left + mouth_right) / 2]
+    assert torch.equal(fixations(LANDMARKS, "eyes")[0], torch.stack(eyes))
+    assert torch.equal(fixations(LANDMARKS, "mouth")[0], torch.stack(mouth))
+    assert torch.equal(fixations(LANDMARKS, "both")[0], torch.stack(eyes + mouth))
+    assert torch.equal(fixations(LANDMARKS, "forehead")[0], torch.stack(eyes) - torch.tensor([0, 50.]))
+    assert torch.equal(fixations(LANDMARKS, "forehead", shift=45)[0], torch.stack(eyes) - torch.tensor([0, 45.]))
+
+@pytest.fixture
+def views():
+    before = dict(VIEWS)
+    yield VIEWS
+    VIEWS.clear(); VIEWS.update(before)
+
+def test_a_view_of_ones_own(views):
+    add_view("left_eye", lambda landmarks, shift: landmarks[:, :1], alpha=.3)
+    images = noise(1, 3, 100, 100)
+    points = torch.rand(1, 5, 2) * 100
+    assert torch.equal(look(images, points, "left_eye"), foveate(images, points[:, :1], p=2.8, alpha=.3))
+    was = foveation.view_fingerprint("left_eye")
+    add_view("left_eye", lambda landmarks, shift: landmarks[:, 1:2], alpha=.3)
+    assert foveation.view_fingerprint("left_eye") != was
+
+@pytest.mark.parametrize("name", ["mouth", "full", "none", "Nose", "a b", "", "1st", "nose:3", None])
+def test_unusable_view_names(views, name):
+    with pytest.raises(ConfigError): add_view(name, lambda landmarks, shift: landmarks)
+
+def test_unusable_view_functions(views):
+    with pytest.raises(ConfigError, match="must return fixations"): add_view("flat", lambda landmarks, shift: landmarks[:, 0])
+    with pytest.raises(ConfigError, match="alpha"): add_view("nose", lambda landmarks, shift: landmarks, alpha=0)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+IMAGES, POINTS = noise(2, 3, 30, 30), torch.tensor([[[10., 10.]], [[20., 20.]]])
+
+@pytest.mark.parametrize("images,points,settings,error,words", [
+    (IMAGES[0], POINTS, {}, DataError, r"\(B,C,H,W\)"), (IMAGES.numpy(), POINTS, {}, DataError, "ndarray"), (IMAGES.int(), POINTS, {}, DataError, "int32"),
+    (IMAGES, POINTS[:1], {}, DataError, r"\(2,K,2\)"), (IMAGES, POINTS[:, 0], {}, DataError, r"\(2, 2\)"), (IMAGES, None, {}, DataError, "NoneType"),
+    (IMAGES, POINTS / 0, {}, DataError, "Sample 0 has an infinite"), (IMAGES.float() / torch.tensor([1., 0.])[:, None, None, None], POINTS, {}, DataError, "Sample 1"),
+    (IMAGES, POINTS, dict(pyramid="gauss"), ConfigError, "published, antialiased"), (IMAGES, POINTS, dict(sigma=0), ConfigError, "sigma"),
+    (IMAGES, POINTS, dict(alpha=NAN), ConfigError, "alpha"), (IMAGES, POINTS, dict(p=-7), ConfigError, "p is -7"), (IMAGES, POINTS, dict(k=math.inf), ConfigError, "k is"),
+    (IMAGES, POINTS, dict(levels=0), ConfigError, "1 to 12"), (IMAGES, POINTS, dict(levels=2.5), ConfigError, "levels"), (IMAGES, POINTS, dict(levels=40), ConfigError, "levels")])
+def test_bad_input(images, points, settings, error, words):
+    with pytest.raises(error, match=words): foveate(images, points, **settings)
+
+def test_bad_landmarks_and_views():
+    with pytest.raises(DataError, match="row of NaN"): fixations(torch.zeros(2, 4, 2), "eyes")
+    with pytest.raises(ConfigError, match="Choose one of"): fixations(LANDMARKS, "ears")
+    with pytest.raises(ConfigError, match="no fixations"): fixations(LANDMARKS, "full")
+    with pytest.raises(ConfigError, match="view"): look(IMAGES, LANDMARKS, "ears")
+    with pytest.raises(ConfigError, match="pyramid"): look(IMAGES, LANDMARKS, "full", pyramid="none")
+
+def test_points_far_outside_are_allowed():
+    far = foveate(IMAGES, torch.tensor([[[-1e6, 10.]], [[10., 1e6]]]))
+    assert far.float().std((2, 3)).max() < 30  # nothing but the coarsest levels is left
+
+
+# --- whole sets ------------------------------------------------------------------------------------------------------
+
+def face_set(sizes, nose=True):
+    rows = []
+    for i, (height, width) in enumerate(sizes):
+        file = io.BytesIO()
+        Image.fromarray(noise(height, width, 3, seed=i).numpy()).save(file, "PNG")
+        points = LANDMARKS[0] * torch.tensor([width, height]) / 250
+        rows.append(dict(image=f"i{i}", person=f"p{i % 2}", split="train", width=width, height=height, jpeg=file.getvalue())
+                    | dict(zip(LANDMARK_COLUMNS, points.flatten().tolist())) | dict(zip(BOX_COLUMNS, (.2 * width, .1 * height, .8 * width, .9 * height))))
+    return FaceSet(pd.DataFrame(rows))
+
+def test_see_is_foveate_then_crop():
+    faces = face_set([(100, 100), (150, 120), (100, 100)])
+    for view in ("eyes", "forehead"):
+        seen = see(faces, view, 24)
+        for i in range(3):
+            image, scale = faces.read([i])[0][None], (faces.records["height"] / 250)[i]
+            whole = foveate(image, fixations(faces.landmarks[[i]], view, 50 * scale), p=7 * scale, alpha=VIEWS[view].alpha)
+            assert torch.equal(seen[i], crop(whole, faces.boxes[[i]], 24)[0])
+    assert torch.equal(see(faces, "full", 24), faces.crops(24))
+    assert see(faces, "eyes", 24).dtype == torch.uint8
+
+def test_see_chooses_rows():
+    faces = face_set([(60, 60), (50, 40), (60, 60)])
+    assert torch.equal(see(faces, "mouth", 16, rows=[2, 0]), see(faces, "mouth", 16)[[2, 0]])
+    assert torch.equal(see(faces, "mouth", 16, rows=np.array([False, True, False])), see(faces, "mouth", 16)[1:2])
+    assert see(faces, "mouth", 16, rows=[]).shape == (0, 3, 16, 16)
+
+def test_the_memory_of_see(views, monkeypatch):
+    faces = face_set([(60, 60)] * 3)
+    monkeypatch.setattr(foveation, "_SEEN", type(foveation._SEEN)())
+    first = see(faces, "mouth", 16)
+    first.zero_()
+    monkeypatch.setattr(faces, "read", None)  # a second reading would fail
+    assert see(faces, "mouth", 16).sum() > 0
+    monkeypatch.undo()
+    monkeypatch.setattr(foveation, "_SEEN", type(foveation._SEEN)())
+    monkeypatch.setattr(foveation, "_SEEN_BYTES", 3 * 3 * 16 * 16)
+    for view in ("mouth", "eyes", "both"): see(faces, view, 16)
+    assert len(foveation._SEEN) == 1
+    add_view("mine", lambda landmarks, shift: landmarks[:, :1])
+    one = see(faces, "mine", 16)
+    add_view("mine", lambda landmarks, shift: landmarks[:, 4:])
+    assert not torch.equal(see(faces, "mine", 16), one)
+
+def test_see_names_the_image_without_landmarks(views):
+    faces = face_set([(60, 60)] * 2)
+    add_view("tip", lambda landmarks, shift: landmarks[:, 2:3])
+    with pytest.raises(DataError, match="'i0'.*'tip'"): see(faces, "tip", 16)
+    with pytest.raises(ConfigError, match="view"): see(faces, "ears", 16)
+    with pytest.raises(ConfigError, match="pyramid"): see(faces, "eyes", 16, pyramid="x")
+
+
+# --- measured transfer -----------------------------------------------------------------------------------------------
+
+def test_transfer_of_the_sharp_middle_and_of_the_far_field():
+    for pyramid in PYRAMIDS:
+        rows = transfer([0, 100], [.01, .3], pyramid=pyramid).set_index(["eccentricity", "frequency"])
+        np.testing.assert_allclose(rows.loc[0, "signal"], 1, atol=1e-3)
+        np.testing.assert_allclose(rows.loc[0, "false_detail"], 0, atol=2e-2)
+        assert rows.loc[(100, .3), "signal"] < .05 < rows.loc[(100, .01), "signal"]
+
+def test_transfer_finds_the_gain_of_known_filters():
+    "A level of m points passes 0.01^((2 n f / m)^2) of a wave of f cycles per pixel; a ring mixes two levels."
+    frequencies = np.array([.008, .02, .04])
+    rows = transfer([15, 30, 60], frequencies, pyramid="antialiased")
+    at = level_map(torch.tensor([[[125., 125.]]]), 250, 250)[0, 125]
+    for e in (15, 30, 60):
+        i = int(at[125 + e])
+        first, second = (.01 ** ((500 * frequencies / (250 >> level - 1))**2) * (500 * frequencies < 250 >> level - 1) for level in (i, i + 1))
+        share = float(i + 1 - at[125 + e])
+        np.testing.assert_allclose(rows.query("eccentricity == @e")["signal"], share * first + (1 - share) * second, atol=.02)
+
+@pytest.mark.parametrize("eccentricities,frequencies", [([200], [.1]), ([10], [0.]), ([10], [.7]), ([-3], [.1]), ([10], [])])
+def test_transfer_refuses(eccentricities, frequencies):
+    with pytest.raises(ConfigError): transfer(eccentricities, frequencies)
