@@ -136,7 +136,7 @@ def _entries(path):
     try: return sorted(os.listdir(path)), ""
     except OSError as e: return [], f"this folder cannot be listed ({e.strerror})"
 
-# %% ../nbs/library/03_detection.ipynb #91d401d3
+# %% ../nbs/library/03_detection.ipynb #6c208b76
 def _person_files(root, name):
     "Rows for all that lies in one person's folder."
     names, reason = _entries(root / name)
@@ -150,7 +150,7 @@ def _person_files(root, name):
             inner = [os.path.relpath(Path(at) / f, root) for at, _, files in os.walk(path) for f in sorted(files)]
             rows += [(Path(f).as_posix(), name, "lies in a folder within a person's folder") for f in sorted(inner)] or [(file, name, "is an empty folder")]
         else: rows.append((file, name, ""))
-    return rows
+    return rows or [(name, name, "is an empty folder")]
 
 def list_files(
     folder,  # one sub-folder a person
@@ -162,6 +162,7 @@ def list_files(
     for name in names:
         path = root / name
         if _hidden(name): rows.append((name, "", "is hidden"))
+        elif path.is_symlink() and not path.exists(): rows.append((name, "", "is a link that points to nothing or to itself"))
         elif not path.is_dir(): rows.append((name, "", "lies beside the people's folders, not in one"))
         elif _leads_up(path, root): rows.append((name, "", "is a link that leads back up"))
         else: rows += _person_files(root, name)
