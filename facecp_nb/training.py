@@ -208,9 +208,9 @@ class RateLedger(Callback):
         self.rates = dict(state["rates"])
         if self.scheduler is not None and state["scheduler"] is not None: self.scheduler.load_state_dict(state["scheduler"])
 
-# %% ../nbs/library/08_training.ipynb #a2aaf8e5
+# %% ../nbs/library/08_training.ipynb #e7fa527b
 class History(Callback):
-    "Per epoch: age, view, rate, train_loss, valid_loss, valid_accuracy, seconds. `rows` is a list of dicts, one an epoch."
+    "Per epoch: epoch (counted from birth), view, rate, train_loss, valid_loss, valid_accuracy, seconds. `rows` is a list of dicts, one an epoch."
     order = -4  # the row must be there when the ledger asks for its loss
 
     def __init__(self):
@@ -235,14 +235,14 @@ class History(Callback):
     def after_epoch(self):
         train_loss, seen, seconds = self._sums()
         valid_loss, right, n = map(float, self._valid)
-        self.rows.append(dict(age=self.learn.age, view=self.learn.view, rate=self.learn.opt.hypers[-1]["lr"], train_loss=train_loss / seen,
+        self.rows.append(dict(epoch=self.learn.age, view=self.learn.view, rate=self.learn.opt.hypers[-1]["lr"], train_loss=train_loss / seen,
                               valid_loss=valid_loss / n, valid_accuracy=right / n, seconds=seconds))
         self._open = False
 
     def state_dict(self): return dict(rows=self.rows, carry=self._sums() if self._open else self._carry)
     def load_state_dict(self, state): self.rows, self._carry = state["rows"], tuple(state["carry"])
 
-# %% ../nbs/library/08_training.ipynb #7be9d205
+# %% ../nbs/library/08_training.ipynb #b9a84fdc
 def _rng_tensors():
     state = {"rng.torch": torch.get_rng_state()}
     if torch.cuda.is_available(): state["rng.cuda"] = torch.cuda.get_rng_state()
@@ -334,12 +334,12 @@ class Checkpoint(Callback):
         self.learn.dls.train.first_step = state["step"]
         _set_rng(tensors, state["rng"])
 
-    def before_train(self): self._step = self.learn.dls.train.first_step
+    def before_train(self): self.steps_done = self.learn.dls.train.first_step
     def after_batch(self):
         if not self.learn.training: return
-        self._step += 1
+        self.steps_done += 1
         steps = len(self.learn.dls.train)
-        if self._step == math.ceil(steps / 2) < steps: self.save(self.last, self.learn.age, self._step)
+        if self.steps_done == math.ceil(steps / 2) < steps: self.save(self.last, self.learn.age, self.steps_done)
 
     def after_epoch(self):
         self.save(self.last, self.learn.age + 1)
