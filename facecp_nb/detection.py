@@ -6,7 +6,7 @@
 __all__ = ['MIN_FACE', 'FACE_COLUMNS', 'SHORTER', 'LONGER', 'PROBABILITY', 'BATCH', 'CHUNK', 'find_faces', 'working_size',
            'judge', 'examine', 'list_files', 'from_folder', 'open_faces']
 
-# %% ../nbs/library/03_detection.ipynb #db370bfb
+# %% ../nbs/library/03_detection.ipynb #ed7bc627
 import hashlib, os, shutil, sys, unicodedata
 from functools import lru_cache
 from importlib.metadata import version
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from filelock import FileLock
 from facenet_pytorch import MTCNN
 
 from .core import *
@@ -253,17 +254,19 @@ def _examine_all(folder, files, settings, parts):
         step(int((files["status"] == "").sum()))
     return _close(files, settings["per_person"], settings["min_images"])
 
-# %% ../nbs/library/03_detection.ipynb #ab7889d7
+# %% ../nbs/library/03_detection.ipynb #b40b2cbc
 def _manifest(folder, files, settings):
     "The manifest of a folder, from the store or made now, and the path of its CSV."
     key = digest(settings, files[["file", "sha256"]].values.tolist(), version("facenet-pytorch"), device(), code_hash(("data", "detection")))
     path, parts = home() / "detections" / f"{key}.parquet", home() / "detections" / f"{key}.parts"
-    manifest = _stored(path)
-    if manifest is None:
-        manifest = _examine_all(folder, files, settings, parts)
-        with atomic(path) as t: manifest.to_parquet(t)
-        with atomic(path.with_suffix(".csv")) as t: manifest.to_csv(t, index=False)
-        shutil.rmtree(parts, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):  # a second process that wants the same faces waits for them
+        manifest = _stored(path)
+        if manifest is None:
+            manifest = _examine_all(folder, files, settings, parts)
+            with atomic(path) as t: manifest.to_parquet(t)
+            with atomic(path.with_suffix(".csv")) as t: manifest.to_csv(t, index=False)
+            shutil.rmtree(parts, ignore_errors=True)
     return manifest, path.with_suffix(".csv")
 
 # %% ../nbs/library/03_detection.ipynb #ce31a55a
@@ -285,7 +288,7 @@ def _too_few(folder, manifest, path):
     return (f"The folder {str(folder)!r} leaves {n} {'person' if n == 1 else 'people'} with enough usable photographs and two are needed; "
             f"{(~kept).sum()} of {len(manifest)} files were dropped{most}. Every file's reason is in {path}.")
 
-# %% ../nbs/library/03_detection.ipynb #2d46a4a6
+# %% ../nbs/library/03_detection.ipynb #cfe45043
 def _records(manifest):
     "The table of face records of the kept files."
     kept = manifest[manifest["status"] == "kept"]
@@ -313,7 +316,7 @@ def from_folder(
     faces = FaceSet(assign_splits(records, held_out), root)
     faces.manifest = manifest
     print(f"{len(faces):,} of {len(manifest):,} files kept, {records['person'].nunique()} people; always naming the same person would score "
-          f"{majority(faces.records):.1%}; manifest: {Path(home().name, *path.parts[-2:])}", file=sys.stderr)
+          f"{majority(faces.records):.1%}. Manifest: detections/{path.name} in the run store.", file=sys.stderr)
     return faces
 
 # %% ../nbs/library/03_detection.ipynb #1add653e

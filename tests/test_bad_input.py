@@ -101,7 +101,7 @@ READ = {
     "on its head.jpg": (lambda i: tagged(i, 3, Image.Transpose.ROTATE_180), "upright"),
     "animated.gif": (lambda i: dict(image=i, format="GIF", save_all=True, append_images=[Image.new("RGB", i.size)]), "first of 2 frames"),
     "small.bmp": (lambda i: dict(image=i.resize((100, 100), Image.Resampling.BICUBIC), format="BMP"), "enlarged 1.60 times"),
-    "large.jpg": (lambda i: dict(image=i.resize((1600, 1600), Image.Resampling.BICUBIC), format="JPEG"), "reduced to 640 x 640"),
+    "large.jpg": (lambda i: dict(image=i.resize((1600, 1600), Image.Resampling.BICUBIC), format="JPEG"), "reduced from 1600 x 1600 to 1024 x 1024; reduced to 640 x 640"),
     "Фото 写真 صورة.png": (lambda i: dict(image=i, format="PNG"), ""),
 }
 

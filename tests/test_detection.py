@@ -150,6 +150,16 @@ def test_a_killed_run_is_taken_up_where_it_was(tmp_path, monkeypatch):
     assert answer and answer == fresh
 
 
+def test_two_processes_at_once_give_one_result(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "f", people=2, images=12)
+    monkeypatch.delenv("IN_TEST", raising=False)
+    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(folder))
+    both = [subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"FACECP_HOME": str(tmp_path / "a")}, stdout=subprocess.PIPE,
+                             stderr=subprocess.DEVNULL, text=True) for _ in range(2)]
+    answers = [p.communicate()[0].strip() for p in both]
+    assert answers[0] and answers[0] == answers[1] and [p.returncode for p in both] == [0, 0]
+
+
 @pytest.mark.parametrize("settings, words", [
     (dict(per_person=3), "per_person is 3"), (dict(min_images=2), "min_images is 2"), (dict(min_images=5.5), "whole number"),
     (dict(probability=1.5), "probability is 1.5"), (dict(probability="high"), "'high'"), (dict(min_face=True), "min_face is True"), (dict(held_out=9), "held_out is 9")])
