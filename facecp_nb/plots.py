@@ -47,7 +47,7 @@ def use_renderer() -> str:
 
 use_renderer()
 
-# %% ../nbs/library/13_plots.ipynb #95a4d016
+# %% ../nbs/library/13_plots.ipynb #e069469a
 VIEW_COLOURS = {"full": "#E31A1C", "eyes": "#3274A1", "mouth": "#E1812C", "forehead": "#2CA58D", "both": "#5E4B3C", "none": "#BFBFBF"}
 CONDITION_COLOURS = {"early": "#7B3FA0", "late": "#6B6B6B", "late+equal-clean": "#1F1F1F", "untrained+late": "#A6A6A6", "late+kd+at": "#0B7285"}
 ARM_COLOURS = {"replayed": "#7B3FA0", "equal-clean": "#1F1F1F", "untrained": "#9A9A9A", "window": "#0B7285"}
@@ -55,7 +55,8 @@ COLOURS = {**VIEW_COLOURS, **CONDITION_COLOURS, **ARM_COLOURS}
 SHAPES = {"full": "circle", "eyes": "square", "mouth": "triangle-up", "forehead": "diamond", "both": "cross", "none": "stroke",
           "early": "diamond", "late": "square", "late+equal-clean": "triangle-right", "untrained+late": "cross", "late+kd+at": "triangle-down",
           "replayed": "circle", "equal-clean": "triangle-right", "untrained": "cross", "window": "diamond"}
-CONDITIONS = ("full", "early", "late", "eyes", "mouth", "forehead", "both", "late+equal-clean", "untrained+late", "late+kd+at")
+CONDITIONS = ("full", "early", "late", "eyes", "mouth", "forehead", "both", "late+equal-clean", "untrained+late", "late+kd+at",
+              "replayed", "equal-clean", "untrained", "window")
 
 # %% ../nbs/library/13_plots.ipynb #0d3d5932
 _SPARE = ("#B2479B", "#4C6A92", "#8A8D1F", "#C46A5A", "#3F8F5F")
@@ -81,10 +82,9 @@ def shape_scale(names) -> alt.Scale:
     "A scale that gives each of `names` its fixed shape."
     return _scale(names, SHAPES, _SPARE_SHAPES)
 
-# %% ../nbs/library/13_plots.ipynb #dc03fabd
+# %% ../nbs/library/13_plots.ipynb #efc0d7e9
 def _table(rows, columns, figure):
     table = pd.DataFrame(rows).copy()
-    if "epoch" not in table: table = table.rename(columns={"age": "epoch"})  # a history counts the epochs from birth
     missing = [c for c in columns if c not in table]
     if missing: raise DataError(f"The figure {figure} needs the column(s) {', '.join(missing)}; the rows have {', '.join(map(str, table.columns)) or 'none'}. "
                                 "Pass the rows of a study.")
@@ -104,8 +104,9 @@ def percent(
     if low is None or high is None or not np.isfinite([low, high]).all(): return text
     return f"{text} ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
 
-# %% ../nbs/library/13_plots.ipynb #f12b13f4
+# %% ../nbs/library/13_plots.ipynb #24a68d48
 def _finish(chart, title, description, wrap=62, subtitle=None):
+    title = title.replace(" %", "\u00a0%")  # a number and its sign stay on one line
     text = alt.TitleParams(textwrap.wrap(title, wrap), **({"subtitle": textwrap.wrap(subtitle, wrap + 12)} if subtitle else {}))
     return chart.properties(title=text, description=" ".join(description.split()))
 
@@ -223,7 +224,9 @@ def rearings(
     said = "; ".join(f"{c}: " + ", then ".join(f"{p.view} for {p.end - p.start} epochs" for p in phases[phases.condition == c].itertuples()) for c in order)
     return _finish((bars + words).properties(width=width, height=alt.Step(24)), title, f"Bars of the views seen over the epochs. {said}.")
 
-# %% ../nbs/library/13_plots.ipynb #df053afa
+# %% ../nbs/library/13_plots.ipynb #3e80ca84
+def _epoch_axis(table): return alt.Axis(tickCount=int(min(10, table.epoch.max())), format="d")
+
 METRICS = {"valid_accuracy": "accuracy on validation faces", "train_loss": "training loss", "valid_loss": "validation loss"}
 
 def _endings(mean, metric):
@@ -231,7 +234,7 @@ def _endings(mean, metric):
     write = percent if metric == "valid_accuracy" else "{:.2f}".format
     return ", ".join(f"{c} {write(last[c])}" for c in in_order(mean.condition))
 
-# %% ../nbs/library/13_plots.ipynb #c580be16
+# %% ../nbs/library/13_plots.ipynb #a6286bf0
 def learning_curves(
     history,                          # table: condition, seed, epoch and the metric
     *,
@@ -245,7 +248,7 @@ def learning_curves(
     order = in_order(table.condition)
     mean = _rounded(table.groupby(["condition", "epoch"], as_index=False)[metric].mean())
     chosen = alt.selection_point(name="chosen", fields=["condition"], bind="legend")
-    encode = dict(x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1)), color=alt.Color("condition:N", scale=colour_scale(order), title=None),
+    encode = dict(x=alt.X("epoch:Q", axis=_epoch_axis(table)), color=alt.Color("condition:N", scale=colour_scale(order), title=None),
                   y=alt.Y(f"{metric}:Q", title=METRICS[metric], axis=alt.Axis(format="%" if metric == "valid_accuracy" else "")))
     seeds = alt.Chart(table[["condition", "seed", "epoch", metric]]).mark_line(strokeWidth=1).encode(
         **encode, detail="seed:N", opacity=alt.condition(chosen, alt.value(.35), alt.value(.04)))
@@ -257,7 +260,7 @@ def learning_curves(
     return _finish(alt.layer(seeds, line, dots).properties(width=width, height=height), title or f"After {table.epoch.max() + 1} epochs: {ends}", f"Lines of {METRICS[metric]} over {table.epoch.max() + 1} epochs, "
                    f"{table.seed.nunique()} seed(s) each. Means at the end: {ends}.")
 
-# %% ../nbs/library/13_plots.ipynb #4d82762d
+# %% ../nbs/library/13_plots.ipynb #25d8a7b4
 def rates(
     history,                   # table: condition, epoch, view, rate
     *,
@@ -271,7 +274,7 @@ def rates(
     onsets = table[before.notna() & (before != table.view)]
     table = table[table.rate > 0]
     chosen = alt.selection_point(name="chosen", fields=["condition"], bind="legend")
-    encode = dict(x=alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y("rate:Q", title="learning rate", scale=alt.Scale(type="log")),
+    encode = dict(x=alt.X("epoch:Q", axis=_epoch_axis(table)), y=alt.Y("rate:Q", title="learning rate", scale=alt.Scale(type="log")),
                   color=alt.Color("condition:N", scale=colour_scale(order), title=None), opacity=alt.condition(chosen, alt.value(1), alt.value(.1)),
                   tooltip=_tips(table, ("condition", "epoch", "view", "rate")))
     columns = ["condition", "epoch", "view", "rate"]
@@ -318,7 +321,7 @@ def onset_curve(
     levels = "".join(f" Level line {n} at {percent(v)}." for n, v in (references or {}).items())
     return _finish(alt.layer(*marks).properties(width=width, height=height), title or answer, f"Lines with bands of 95 % intervals, accuracy against the {x_title}: {said}.{levels}")
 
-# %% ../nbs/library/13_plots.ipynb #1ac2281d
+# %% ../nbs/library/13_plots.ipynb #5c5d2571
 def confusion_of_views(
     rows,                      # table: reared, tested, accuracy, low, high
     *,
@@ -326,7 +329,7 @@ def confusion_of_views(
     chance: float | None = None,
 ) -> alt.LayerChart:
     "A matrix of accuracies: rows are what the network was reared on, columns what it is tested on."
-    table = _rounded(_seeds(_table(rows, ("reared", "tested", "accuracy", "low", "high"), "confusion_of_views")))
+    table = _rounded(_seeds(_table(rows, ("reared", "tested", "accuracy", "low", "high"), "confusion_of_views"))).reset_index(drop=True)
     table["value"] = [percent(v) for v in table.accuracy]
     table["interval"] = [f"{100 * r.low:.0f} to {100 * r.high:.0f}" if np.isfinite([r.low, r.high]).all() else "" for r in table.itertuples()]
     base = alt.Chart(table).encode(x=alt.X("tested:N", sort=in_order(table.tested), title="tested on", axis=alt.Axis(orient="top", labelAngle=0)),
