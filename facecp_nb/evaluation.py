@@ -57,7 +57,7 @@ def score_table(outputs, # (N, classes) scores
         raise DataError(f"{len(records)} records meet {len(correct)} outputs: give the same pictures in the same order.")
     return pd.DataFrame(dict(seed=seed, person=records["person"].to_numpy(), image=records["image"].to_numpy(), correct=correct.astype(float)))
 
-# %% ../nbs/library/11_evaluation.ipynb #220a6657
+# %% ../nbs/library/11_evaluation.ipynb #0904b90a
 def _by_person(scores: pd.DataFrame) -> list[np.ndarray]:
     "The table as one (pictures, seeds) array per person, after checking that every seed answered every picture once."
     missing = {"seed", "person", "image", "correct"} - set(scores.columns)
@@ -72,7 +72,7 @@ def _by_person(scores: pd.DataFrame) -> list[np.ndarray]:
         raise DataError(f"image {twice['image'].iloc[0]} is scored twice under seed {twice['seed'].iloc[0]}: keep one row for each.")
     wide = scores.astype({"correct": float}).pivot(index=["person", "image"], columns="seed", values="correct")
     if wide.isna().any(axis=None):
-        (_, image), seed = wide.stack(future_stack=True).isna().idxmax()[:2], wide.columns[wide.isna().any()][0]
+        _, image, seed = wide.stack(future_stack=True).isna().idxmax()
         raise DataError(f"image {image} has no score under seed {seed}: every seed must be scored on the same pictures.")
     return [person.to_numpy() for _, person in wide.groupby(level="person")]
 
