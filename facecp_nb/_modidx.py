@@ -288,6 +288,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'facecp_nb.plots.onset_curve': ('library/plots.html#onset_curve', 'facecp_nb/plots.py'),
                                  'facecp_nb.plots.paper_and_ours': ('library/plots.html#paper_and_ours', 'facecp_nb/plots.py'),
                                  'facecp_nb.plots.percent': ('library/plots.html#percent', 'facecp_nb/plots.py'),
+                                 'facecp_nb.plots.points': ('library/plots.html#points', 'facecp_nb/plots.py'),
                                  'facecp_nb.plots.rates': ('library/plots.html#rates', 'facecp_nb/plots.py'),
                                  'facecp_nb.plots.rearings': ('library/plots.html#rearings', 'facecp_nb/plots.py'),
                                  'facecp_nb.plots.save': ('library/plots.html#save', 'facecp_nb/plots.py'),

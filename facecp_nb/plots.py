@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIEW_COLOURS', 'CONDITION_COLOURS', 'ARM_COLOURS', 'COLOURS', 'SHAPES', 'CONDITIONS', 'METRICS', 'FORMATS', 'theme',
-           'use_renderer', 'in_order', 'colour_scale', 'shape_scale', 'percent', 'conditions', 'differences',
+           'use_renderer', 'in_order', 'colour_scale', 'shape_scale', 'percent', 'points', 'conditions', 'differences',
            'rearings', 'learning_curves', 'rates', 'onset_curve', 'confusion_of_views', 'data_uri', 'faces',
            'paper_and_ours', 'check', 'save']
 
@@ -82,7 +82,7 @@ def shape_scale(names) -> alt.Scale:
     "A scale that gives each of `names` its fixed shape."
     return _scale(names, SHAPES, _SPARE_SHAPES)
 
-# %% ../nbs/library/13_plots.ipynb #efc0d7e9
+# %% ../nbs/library/13_plots.ipynb #95698c30
 def _table(rows, columns, figure):
     table = pd.DataFrame(rows).copy()
     missing = [c for c in columns if c not in table]
@@ -103,6 +103,18 @@ def percent(
     text = f"{100 * value:.{digits}f} %"
     if low is None or high is None or not np.isfinite([low, high]).all(): return text
     return f"{text} ({100 * low:.{digits}f} to {100 * high:.{digits}f})"
+
+def points(
+    value: float,              # a difference of shares: .05 is five points
+    low: float | None = None,  # lower end of its interval
+    high: float | None = None, # upper end
+    digits: int = 0,
+) -> str:
+    "A difference of two shares as the course writes it: '+5 points (+1 to +9)'."
+    write = lambda v: f"{100 * v:+.{digits}f}".replace("-", "\u2212")
+    text = f"{write(value)} point{'' if write(value)[1:] == '1' else 's'}"
+    if low is None or high is None or not np.isfinite([low, high]).all(): return text
+    return f"{text} ({write(low)} to {write(high)})"
 
 # %% ../nbs/library/13_plots.ipynb #24a68d48
 def _finish(chart, title, description, wrap=62, subtitle=None):
@@ -173,7 +185,7 @@ def _line_at(value, name, axis="x"):
     return base.mark_rule(strokeDash=[4, 3], color="#555555").encode(y="value:Q") + base.mark_text(
         align="left", dx=4, dy=-3, baseline="bottom", color="#555555").encode(y="value:Q", x=alt.value(0), text="label:N")
 
-# %% ../nbs/library/13_plots.ipynb #a4875449
+# %% ../nbs/library/13_plots.ipynb #3a083abc
 def differences(
     rows,                      # table: comparison, difference, low, high (shares: .05 is five points)
     *,
@@ -183,8 +195,7 @@ def differences(
     "Paired differences with their intervals beside a line at zero; filled where the interval excludes zero."
     table = _rounded(_table(rows, ("comparison", "difference", "low", "high"), "differences"))
     table["verdict"] = np.where((table.low > 0) | (table.high < 0), "clear of zero", "zero is inside")
-    points = lambda v: f"{100 * v:+.0f}"
-    table["label"] = [f"{points(r.difference)} points ({points(r.low)} to {points(r.high)})" for r in table.itertuples()]
+    table["label"] = [points(r.difference, r.low, r.high) for r in table.itertuples()]
     base = alt.Chart(table).encode(y=alt.Y("comparison:N", sort=list(table.comparison), title=None),
                                    tooltip=_tips(table, ("comparison", "difference", "low", "high", "verdict", "note")))
     x = alt.X("low:Q", title="difference in accuracy (95 % interval)", axis=alt.Axis(format="+.0%"))
@@ -205,7 +216,7 @@ def _phases(table):
     new = (one.view != one.groupby("condition").view.shift()).cumsum()
     return one.groupby(["condition", new.rename("part")]).agg(view=("view", "first"), start=("epoch", "min"), end=("epoch", "max")).reset_index().assign(end=lambda t: t.end + 1)
 
-# %% ../nbs/library/13_plots.ipynb #357ecd8c
+# %% ../nbs/library/13_plots.ipynb #68d7f824
 def rearings(
     history,                   # table: condition, epoch, view
     *,
@@ -221,7 +232,7 @@ def rearings(
     bars = base.mark_bar(stroke="white").encode(x=alt.X("start:Q", title="epoch", scale=alt.Scale(nice=False)), x2="end:Q",
                                                color=alt.Color("view:N", scale=colour_scale(phases["view"]), legend=alt.Legend(title="view")))
     words = base.mark_text(color="white", fontWeight=600).encode(x="middle:Q", text="word:N")
-    said = "; ".join(f"{c}: " + ", then ".join(f"{p.view} for {p.end - p.start} epochs" for p in phases[phases.condition == c].itertuples()) for c in order)
+    said = "; ".join(f"{c}: " + ", then ".join(f"{p.view} for {p.end - p.start} epoch{'s' * (p.end - p.start > 1)}" for p in phases[phases.condition == c].itertuples()) for c in order)
     return _finish((bars + words).properties(width=width, height=alt.Step(24)), title, f"Bars of the views seen over the epochs. {said}.")
 
 # %% ../nbs/library/13_plots.ipynb #3e80ca84
