@@ -64,7 +64,8 @@ def build(root: Path = ROOT, workers: int = 2) -> Path:
         from nbdev.serve import proc_nbs
         shutil.rmtree(root / "_proc", ignore_errors=True)
         shutil.rmtree(root / "_docs", ignore_errors=True)
-        pages = proc_nbs(n_workers=workers, force=True)
+        try: pages = proc_nbs(n_workers=workers, force=True)
+        except Exception as error: raise SiteError(f"nbdev could not prepare the notebooks. {error}") from None
         shutil.copy(root / "_quarto.yml", pages)
         done = subprocess.run([Path(sys.executable).parent / "smalldocs", "render", "--strict", str(pages)], capture_output=True, text=True)
         if done.returncode: raise SiteError(f"smalldocs refused the pages:\n{done.stdout}{done.stderr}")

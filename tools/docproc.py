@@ -13,6 +13,8 @@ class site_links(Processor):
     page = re.compile(r"\]\(/([^)#\s]+\.html)(#[^)\s]*)?\)")
     code = re.compile(r"\[source\]\([^)]*\)(\{[^}]*\})?\n*")
     private = re.compile(r"\[(`_\w+`)\]\([^)]*\)")
+    fence = re.compile(r"^```.*?^```", re.M | re.S)
+    inside = re.compile(r"\[(`[\w.]+`)\]\([^)]*\)")
 
     def begin(self):
         root = get_config().nbs_path
@@ -21,7 +23,9 @@ class site_links(Processor):
 
     def mend(self, text):
         text = self.page.sub(lambda m: f"](/{self.notebook.get(m[1], m[1])}{m[2] or ''})", text)
-        return self.private.sub(r"\1", self.code.sub("", text))
+        text = self.private.sub(r"\1", self.code.sub("", text))
+        # nbdev also links names in the comments of a signature, where a link is only noise
+        return self.fence.sub(lambda m: self.inside.sub(r"\1", m[0]), text)
 
     def cell(self, cell):
         if cell.cell_type == "raw": cell.source = re.sub(r"^output-file:.*\n", "", cell.source, flags=re.M)

@@ -70,7 +70,10 @@ def execute(path: Path):
 
 def store(path: Path):
     "Run the notebook at `path` and write it back with its outputs, cleaned as nbdev cleans."
-    nbformat.write(execute(path), path)
+    before = path.read_bytes()
+    done = execute(path)
+    if path.read_bytes() != before: sys.exit(f"{path.name} was edited while it ran; nothing was written. Run this again.")
+    nbformat.write(done, path)
     nbdev_clean(fname=str(path))
 
 def main(arguments: list[str]):
