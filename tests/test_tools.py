@@ -41,6 +41,13 @@ def test_outputs_are_stored_as_tests_see_them(library, monkeypatch):
     run(path, monkeypatch)
     assert path.read_bytes() == stored
 
+def test_no_place_of_this_computer_is_stored(library, monkeypatch):
+    path = library / "00_x.ipynb"
+    nbformat.write(notebook("import os, warnings", "warnings.warn('mind')", "print(os.environ['FACECP_HOME'])", f"{str(ROOT / 'nbs')!r}"), path)
+    run(path, monkeypatch)
+    outputs = [o for c in nbformat.read(path, 4).cells for o in c.outputs]
+    assert [o.get("text") or o.data["text/plain"] for o in outputs] == ["<cell>:1: UserWarning: mind\n  warnings.warn('mind')\n", "runs\n", "'nbs'"]
+
 def test_a_failing_notebook_is_left_as_it_was(library, monkeypatch):
     path = library / "00_x.ipynb"
     nbformat.write(notebook("1", "1 / 0"), path)

@@ -51,6 +51,16 @@ def stable_widgets(nb):
     for old, new in names.items(): text = text.replace(old, new)
     return nbformat.reads(text, 4)
 
+def without_places(nb, store: str):
+    "Shorten the paths of this computer in the text of outputs, as they stand in warnings."
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            holder, key = (output, "text") if "text" in output else (output.get("data", {}), "text/plain")
+            if key not in holder: continue
+            text = holder[key].replace(store, "runs").replace(f"{ROOT}/", "")
+            holder[key] = re.sub(r"\S*/ipykernel_\d+/\d+\.py", "<cell>", text)
+    return nb
+
 def execute(path: Path):
     "Run the notebook at `path` in a kernel of its own and return it with new outputs."
     nb = nbformat.read(path, 4)
@@ -66,7 +76,7 @@ def execute(path: Path):
             NotebookClient(nb, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
                            resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell, source, output in zip(left_out, sources, outputs): cell.source, cell.outputs = source, output
-    return stable_widgets(nb)
+    return stable_widgets(without_places(nb, store))
 
 def store(path: Path):
     "Run the notebook at `path` and write it back with its outputs, cleaned as nbdev cleans."
