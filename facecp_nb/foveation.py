@@ -112,18 +112,17 @@ def _smooth(a, sigma):
     at = np.abs(np.arange(len(a))[:, None] + offsets) % period
     return np.einsum("io...,o->i...", a[np.minimum(at, period - at) if len(a) > 1 else at], g / g.sum())
 
-# %% ../nbs/library/04_foveation.ipynb #2d51258a
+# %% ../nbs/library/04_foveation.ipynb #590033f2
 def _published(n, levels, sigma):
-    "The published levels 2..`levels` along an axis of `n` pixels: pairs down (m,n), up (n,m)."
-    small, out = np.eye(n), []
-    for i, m in enumerate(_sizes(n, levels)[1:], 1):
-        small = _resize(_smooth(small, sigma), m)
-        back = np.eye(m)
-        for j in range(i): back = _smooth(_resize(back, 2 * len(back) if j < i - 1 else n), sigma)
-        out.append((small, back))
+    "The published levels 2..`levels` along an axis of `n` pixels: down (m,n), up (n,m), and step (m,m before) from the level before."
+    sizes, down, out = _sizes(n, levels), np.eye(n), []
+    for i, m in enumerate(sizes[1:], 1):
+        down, up = _resize(_smooth(down, sigma), m), np.eye(m)
+        for j in range(i): up = _smooth(_resize(up, 2 * len(up) if j < i - 1 else n), sigma)
+        out.append((down, up, _resize(_smooth(np.eye(sizes[i - 1]), sigma), m)))
     return out
 
-# %% ../nbs/library/04_foveation.ipynb #1e899911
+# %% ../nbs/library/04_foveation.ipynb #85f61117
 def _cosines(n, m):
     "The first `m` rows of the orthonormal cosine transform (DCT-II) of `n` points: (m,n)."
     rows = np.cos(np.pi / n * np.arange(m)[:, None] * (np.arange(n) + .5)) * math.sqrt(2 / n)
@@ -131,22 +130,25 @@ def _cosines(n, m):
     return rows
 
 def _antialiased(n, levels):
-    "Low-pass levels 2..`levels` of the published sizes along `n` pixels: pairs down (m,n), up (n,m); 40 dB down at Nyquist, nothing above."
-    out = []
+    "Low-pass levels 2..`levels` of the published sizes along `n` pixels, as `_published`; 40 dB down at Nyquist, nothing above."
+    out, before, undo = [], n, _cosines(n, n)
     for m in _sizes(n, levels)[1:]:
         small, large = _cosines(m, m), _cosines(n, m)
         gain = .01 ** (np.arange(m) / m)[:, None]**2
-        # a cosine of length one is higher on fewer points, hence the two square roots
-        out.append((math.sqrt(m / n) * small.T @ (gain * large), math.sqrt(n / m) * large.T @ small))
+        # a cosine of length one is higher on fewer points, hence the square roots
+        out.append((math.sqrt(m / n) * small.T @ (gain * large), math.sqrt(n / m) * large.T @ small,
+                    math.sqrt(m / before) * small.T @ (gain * undo[:m])))
+        before, undo = m, small / gain
     return out
 
-# %% ../nbs/library/04_foveation.ipynb #56f0cf80
+# %% ../nbs/library/04_foveation.ipynb #4b466c85
 PYRAMIDS = ("published", "antialiased")
 
 class _Level(NamedTuple):
-    "One blurred level along one axis, and for each row of its matrices the first and one past the last column with weight."
+    "One blurred level along one axis, and for each row of `down` and `up` the first and one past the last column with weight."
     down: torch.Tensor
     up: torch.Tensor
+    step: torch.Tensor
     down_span: np.ndarray
     up_span: np.ndarray
 
@@ -157,10 +159,17 @@ def _span(matrix):
 @lru_cache(maxsize=64)
 def _axis(n, levels, sigma, pyramid, dtype, device):
     "The levels 2..`levels` along an axis of `n` pixels, ready for use."
-    pairs = _published(n, levels, sigma) if pyramid == "published" else _antialiased(n, levels)
-    return [_Level(*(torch.tensor(m, dtype=dtype, device=device) for m in pair), *map(_span, pair)) for pair in pairs]
+    made = _published(n, levels, sigma) if pyramid == "published" else _antialiased(n, levels)
+    return [_Level(*(torch.tensor(m, dtype=dtype, device=device) for m in three), _span(three[0]), _span(three[1])) for three in made]
 
-# %% ../nbs/library/04_foveation.ipynb #e940a13a
+# %% ../nbs/library/04_foveation.ipynb #4e253b4a
+def _apply(on_rows, x, on_columns):
+    "One matrix on the rows and one on the columns of `x` (H,B,C,W), rows first if that is the way down."
+    if len(on_rows) < len(x):
+        return (on_rows @ x.reshape(len(x), -1)).view(len(on_rows), *x.shape[1:]) @ on_columns.T
+    x = x @ on_columns.T
+    return (on_rows @ x.view(len(x), -1)).view(len(on_rows), *x.shape[1:])
+
 def _cut(level, a, b):
     "The parts of `level` that output pixels a..b need: down, up, and the input pixels that they read."
     s, e = level.up_span[a:b, 0].min(), level.up_span[a:b, 1].max()
@@ -168,13 +177,12 @@ def _cut(level, a, b):
     return level.down[s:e, first:last], level.up[a:b, s:e], slice(first, last)
 
 def _blurred(x, rows, columns, box):
-    "One level of `x` (B,C,H,W) at full size, inside `box` = (y0, y1, x0, x1) only."
+    "One level of `x` (H,B,C,W) at full size, inside `box` = (y0, y1, x0, x1) only."
     down_y, up_y, at_y = _cut(rows, *box[:2])
     down_x, up_x, at_x = _cut(columns, *box[2:])
-    small = down_y @ (x[..., at_y, at_x] @ down_x.T)
-    return up_y @ (small @ up_x.T)
+    return _apply(up_y, _apply(down_y, x[at_y, ..., at_x], down_x), up_x)
 
-# %% ../nbs/library/04_foveation.ipynb #f214755d
+# %% ../nbs/library/04_foveation.ipynb #8dcb1568
 def _check_settings(sigma, p, k, alpha, levels, pyramid):
     choose(pyramid, PYRAMIDS, "pyramid")
     _positive(sigma=sigma, p=p, k=k, alpha=alpha)
@@ -193,7 +201,11 @@ def _working(images):
     "The precision to compute in: float64 for float64, else float32 (half precision cannot hold eighths of 255)."
     return torch.float64 if images.dtype == torch.float64 else torch.float32
 
-# %% ../nbs/library/04_foveation.ipynb #3fd99f7b
+def _rows_first(images):
+    "(B,C,H,W) -> (H,B,C,W) in working precision."
+    return images.permute(2, 0, 1, 3).to(_working(images)).contiguous()
+
+# %% ../nbs/library/04_foveation.ipynb #d77ef458
 def blur_levels(
     images: torch.Tensor,         # (B,C,H,W) uint8 or floating point
     *,
@@ -205,11 +217,12 @@ def blur_levels(
     _check_settings(sigma, 1., 1., 1., levels, pyramid)
     _check_images(images)
     height, width = images.shape[2:]
-    x = images.to(_working(images))
+    x = _rows_first(images)
     ladders = [_axis(n, levels, float(sigma), pyramid, x.dtype, x.device) for n in (height, width)]
-    return torch.stack([x] + [_blurred(x, rows, columns, (0, height, 0, width)) for rows, columns in zip(*ladders)])
+    full = [x] + [_blurred(x, rows, columns, (0, height, 0, width)) for rows, columns in zip(*ladders)]
+    return torch.stack(full).permute(0, 2, 3, 1, 4)
 
-# %% ../nbs/library/04_foveation.ipynb #70cf14ee
+# %% ../nbs/library/04_foveation.ipynb #25f197bb
 def _half_height(level, sigma, k):
     "The resolution at which level `level` passes one half: omega, not yet clipped to 1."
     return sigma * 2. ** (3 - level) * math.sqrt(math.log(2) / k)
@@ -219,25 +232,25 @@ def _levels_at(distance, sigma, p, k, alpha, levels):
     if levels == 1: return distance.fill_(1)
     omega = _half_height(1, sigma, k)
     u = distance.mul_(omega / (alpha * p)).add_(omega).log2_()  # log2(omega_1 / R)
-    sharp = u < 0
-    pair = u.floor().clamp_(0, levels - 2)
-    t = torch.exp2(-torch.exp2(2 * (pair - u)))
-    t_next = (t * t).square_().masked_fill_(pair == levels - 2, 0)
+    sharp, pair = u < 0, u.floor().clamp_(0, levels - 2)
+    t = u.sub_(pair).mul_(-2).exp2_().neg_().exp2_()
+    t_next = t.square().square_().masked_fill_(pair == levels - 2, 0)
+    b = (.5 - t_next).div_(t.sub_(t_next).add_(1e-5))
     # rounding near a fixation must not touch the sharp pixels, hence the fill instead of a clamp
-    return (pair + 2 - (.5 - t_next) / (t - t_next + 1e-5)).masked_fill_(sharp, 1)
+    return pair.add_(2).sub_(b).masked_fill_(sharp, 1)
 
-# %% ../nbs/library/04_foveation.ipynb #5786d671
+# %% ../nbs/library/04_foveation.ipynb #845af86f
 def _distance(fixations, height, width):
-    "(B,H,W): pixels to the nearest fixation; rows with a NaN count as infinitely far."
+    "(H,B,W): pixels to the nearest fixation (B,K,2); rows with a NaN count as infinitely far."
     far = fixations.masked_fill(fixations.isnan().any(-1, keepdim=True), math.inf)
     y, x = (torch.arange(n, dtype=far.dtype, device=far.device) for n in (height, width))
     nearest = None
     for fixation in far.unbind(1):
-        d = ((x - fixation[:, :1])**2)[:, None] + ((y - fixation[:, 1:])**2)[:, :, None]
-        nearest = d if nearest is None else torch.minimum(nearest, d)
+        d = (y[:, None] - fixation[:, 1]).square()[..., None] + (x - fixation[:, :1]).square()
+        nearest = d if nearest is None else torch.minimum(nearest, d, out=nearest)
     return nearest.sqrt_()
 
-# %% ../nbs/library/04_foveation.ipynb #c845ee9b
+# %% ../nbs/library/04_foveation.ipynb #562c5bfb
 def _check_fixations(fixations, batch):
     if not isinstance(fixations, torch.Tensor) or fixations.ndim != 3 or len(fixations) != batch or fixations.shape[2] != 2:
         raise DataError(f"fixations must be a tensor ({batch},K,2), one row of points for each image, but got {_kind(fixations)}.")
@@ -256,7 +269,7 @@ def level_map(
     _check_settings(sigma, p, k, alpha, levels, "published")
     if isinstance(fixations, torch.Tensor) and not fixations.is_floating_point(): fixations = fixations.float()
     _check_fixations(fixations, len(fixations))
-    return _levels_at(_distance(fixations, height, width), sigma, p, k, alpha, levels)
+    return _levels_at(_distance(fixations, height, width), sigma, p, k, alpha, levels).transpose(0, 1)
 
 # %% ../nbs/library/04_foveation.ipynb #6a93f79a
 def _box(fixations, reach, height, width):
@@ -273,33 +286,58 @@ def _extent(fixations):
     low, high = (fixations.masked_fill(lost, s * math.inf).flatten(0, 1) for s in (1, -1))
     return torch.cat([low.amin(0), high.amax(0)]).tolist()
 
-# %% ../nbs/library/04_foveation.ipynb #10314702
-def _foveate(x, fixations, sigma, p, k, alpha, levels, pyramid):
-    "`foveate` for one batch in working precision, not yet floored."
-    height, width = x.shape[2:]
-    rows, columns = (_axis(n, levels, sigma, pyramid, x.dtype, x.device) for n in (height, width))
-    at = _levels_at(_distance(fixations, height, width), sigma, p, k, alpha, levels)[:, None]
-    extent, top, out = _extent(fixations), math.ceil(float(at.max())), None
-    for level in range(top, 0, -1):
+# %% ../nbs/library/04_foveation.ipynb #b250e2d6
+_WHOLE = .3  # share of the picture from which on a level is computed whole
+
+def _boxes(fixations, top, height, width, sigma, p, k, alpha, levels):
+    "For levels 1..`top` the box outside which the level has no weight."
+    extent, out = _extent(fixations), []
+    for level in range(1, top + 1):
+        # the next level has taken over where R falls to its omega
         omega = _half_height(level + 1, sigma, k) if level + 1 < levels else 0
-        # level + 1 has taken over where R falls to omega
         reach = p * alpha * (1 / omega - 1) if level < top and omega else math.inf
-        box = y0, y1, x0, x1 = _box(extent, reach, height, width)
-        if reach < 0 or y0 >= y1 or x0 >= x1: continue
-        sharper = x[..., y0:y1, x0:x1] if level == 1 else _blurred(x, rows[level - 2], columns[level - 2], box)
-        if out is None: out = sharper.clone(); continue
-        under = out[..., y0:y1, x0:x1]
-        under.lerp_(sharper, (level + 1 - at[..., y0:y1, x0:x1]).clamp_(0, 1).expand_as(under))
+        out.append(_box(extent, reach, height, width) if reach >= 0 else (0, 0, 0, 0))
     return out
 
-# %% ../nbs/library/04_foveation.ipynb #512f9c51
+def _whole(x, rows, columns, boxes):
+    "{level: its small picture} for the coarse levels whose boxes are wide, each made from the one before."
+    small, out = None, {}
+    for level, (y0, y1, x0, x1) in enumerate(boxes[1:], 2):
+        row, column = rows[level - 2], columns[level - 2]
+        if small is not None: small = _apply(row.step, small, column.step)
+        elif (y1 - y0) * (x1 - x0) > _WHOLE * len(x) * x.shape[-1]: small = _apply(row.down, x, column.down)
+        if small is not None: out[level] = small
+    return out
+
+# %% ../nbs/library/04_foveation.ipynb #70c0ddd5
+def _foveate(x, fixations, sigma, p, k, alpha, levels, pyramid):
+    "`foveate` for one batch (H,B,C,W) in working precision, not yet floored."
+    height, width = len(x), x.shape[-1]
+    rows, columns = (_axis(n, levels, sigma, pyramid, x.dtype, x.device) for n in (height, width))
+    at = _levels_at(_distance(fixations, height, width), sigma, p, k, alpha, levels)[:, :, None]
+    top = math.ceil(float(at.max()))
+    boxes = _boxes(fixations, top, height, width, sigma, p, k, alpha, levels)
+    whole, out = _whole(x, rows, columns, boxes), None
+    for level in range(top, 0, -1):
+        box = y0, y1, x0, x1 = boxes[level - 1]
+        if y0 >= y1 or x0 >= x1: continue
+        if level == 1: sharper = x[y0:y1, ..., x0:x1]
+        elif level in whole: sharper = _apply(rows[level - 2].up[y0:y1], whole[level], columns[level - 2].up[x0:x1])
+        else: sharper = _blurred(x, rows[level - 2], columns[level - 2], box)
+        if out is None: out = sharper.clone(); continue
+        under = out[y0:y1, ..., x0:x1]
+        under.lerp_(sharper, (level + 1 - at[y0:y1, ..., x0:x1]).clamp_(0, 1).expand_as(under))
+    return out
+
+# %% ../nbs/library/04_foveation.ipynb #32f45076
 _STEP = 2. ** -10          # of a grey level: results are rounded to it before they are floored
 _GPU_PIXELS = 2 ** 24      # in one batch on a GPU: some 1.5 GB while working
 
 def _finish(x, dtype):
-    "Working precision -> the caller's type: uint8 floored, floating point rounded to `_STEP` (gradients pass through)."
-    if dtype == torch.uint8: return x.add_(_STEP / 2).clamp_(0, 255).to(dtype)
-    return (x + ((x / _STEP).round() * _STEP - x).detach()).to(dtype)
+    "(H,B,C,W) in working precision -> (B,C,H,W) in the caller's type: uint8 floored, floating point rounded to `_STEP` (gradients pass through)."
+    if dtype == torch.uint8: x = x.add_(_STEP / 2).clamp_(0, 255)
+    else: x = x + ((x / _STEP).round() * _STEP - x).detach()
+    return x.to(dtype).permute(1, 2, 0, 3)
 
 def foveate(
     images: torch.Tensor,        # (B,C,H,W) uint8, or floating point with grey levels 0..255
@@ -325,7 +363,7 @@ def foveate(
     # half precision of an enclosing autocast would move whole grey levels
     with torch.autocast(images.device.type, enabled=False):
         for s in range(0, len(images), size):
-            x = images[s:s + size].to(points.dtype)
+            x = _rows_first(images[s:s + size])
             out[s:s + size] = _finish(_foveate(x, points[s:s + size], float(sigma), p, k, alpha, levels, pyramid), images.dtype)
     return out
 
@@ -398,7 +436,7 @@ def _check_landmarks(faces, rows, view):
         name = faces.records["image"].iloc[rows[lost.argmax()]]
         raise DataError(f"The image {name!r} has no landmark that the view {view!r} needs. Leave it out, or choose another view.")
 
-# %% ../nbs/library/04_foveation.ipynb #aa1aeda2
+# %% ../nbs/library/04_foveation.ipynb #83525a24
 def transfer(
     eccentricities,              # pixels from the fixation, at most 120 at the default size
     frequencies,                 # cycles per pixel, above 0, at most .5
@@ -418,7 +456,7 @@ def transfer(
     middle = torch.full((2 * len(wave), 1, 2), (size - 1) / 2, dtype=torch.float64)
     seen = foveate(127.5 + 100 * torch.cat([wave.real, wave.imag]), middle, pyramid=pyramid, **settings)
     answer = torch.complex(*((seen - 127.5) / 100).chunk(2))[:, 0]
-    gain, distance = answer * wave[:, 0].conj(), _distance(middle[:1], size, size)[0]
+    gain, distance = answer * wave[:, 0].conj(), _distance(middle[:1], size, size)[:, 0]
     rows = []
     for e in eccentricities:
         ring = (distance - e).abs() <= 1
