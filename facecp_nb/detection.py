@@ -288,12 +288,15 @@ def _too_few(folder, manifest, path):
     return (f"The folder {str(folder)!r} leaves {n} {'person' if n == 1 else 'people'} with enough usable photographs and two are needed; "
             f"{(~kept).sum()} of {len(manifest)} files were dropped{most}. Every file's reason is in {path}.")
 
-# %% ../nbs/library/03_detection.ipynb #cfe45043
+# %% ../nbs/library/03_detection.ipynb #3b04b21e
 def _records(manifest):
     "The table of face records of the kept files."
     kept = manifest[manifest["status"] == "kept"]
     table = pd.DataFrame(dict(image=kept["file"], person=kept["person"], width=kept["width"].astype(int), height=kept["height"].astype(int)))
     return pd.concat([table, kept[[*LANDMARK_COLUMNS, *BOX_COLUMNS]], kept["file"].rename("path")], axis=1).reset_index(drop=True)
+
+@lru_cache(maxsize=None)
+def _say_once(text): print(text, file=sys.stderr)
 
 def from_folder(
     folder,                    # one sub-folder a person, photographs in it
@@ -315,8 +318,8 @@ def from_folder(
     if records["person"].nunique() < 2: raise DataError(_too_few(folder, manifest, path))
     faces = FaceSet(assign_splits(records, held_out), root)
     faces.manifest = manifest
-    print(f"{len(faces):,} of {len(manifest):,} files kept, {records['person'].nunique()} people; always naming the same person would score "
-          f"{majority(faces.records):.1%}. Manifest: detections/{path.name} in the run store.", file=sys.stderr)
+    _say_once(f"{len(faces):,} of {len(manifest):,} files kept, {records['person'].nunique()} people; always naming the same person would score "
+              f"{majority(faces.records):.1%}. Manifest: detections/{path.name} in the run store.")
     return faces
 
 # %% ../nbs/library/03_detection.ipynb #1add653e

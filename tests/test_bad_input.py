@@ -45,7 +45,7 @@ def people():
     except DataError as e:
         if "missing beside" not in str(e): raise
         return [flat(k) for k in range(45)], False
-    rows = faces.records[faces.records["yaw"].abs() < 15].index[:150] if "yaw" in faces.records else range(150)
+    rows = range(0, len(faces), len(faces) // 60)
     images = [Image.fromarray(i.permute(1, 2, 0).numpy()).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for i in faces.read(rows)]
     found = detection.find_faces(np.stack(images))
     return [i for i, f in zip(images, found) if detection.judge(f)["reason"] == ""][:45], True

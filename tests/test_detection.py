@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from facecp_nb import detection
-from facecp_nb.core import ConfigError, DataError
+from facecp_nb.core import ConfigError
 
 FACE = np.array([[20, 15, 140, 150, .99, 55, 60, 105, 60, 80, 90, 60, 120, 100, 120]])  # box, p, five points
 
