@@ -253,7 +253,7 @@ def region_metrics(heatmaps, # list of box-sized (h,w) maps, or (B,H,W) resized 
     with np.errstate(invalid="ignore", divide="ignore"):
         return pd.DataFrame(np.hstack([sums / areas, sums / total]), columns=["average_eyes", "average_mouth", "proportion_eyes", "proportion_mouth"])
 
-# %% ../nbs/library/11_evaluation.ipynb #31aae01d
+# %% ../nbs/library/11_evaluation.ipynb #6c6774ee
 def _f_ratios(block: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     "F of each column; `block` (images, units) in float64 has its rows sorted by group. NaN where a unit never changes."
     block -= block[0].copy()
@@ -276,7 +276,16 @@ def _sorted_groups(labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise DataError(f"{len(labels)} images of {len(names)} people: give at least two people, and more images than people.")
     return np.argsort(labels, kind="stable"), np.r_[0, counts.cumsum()[:-1]], counts
 
-# %% ../nbs/library/11_evaluation.ipynb #1f0b2932
+def _block(responses, order: np.ndarray, first: int, chunk: int) -> np.ndarray:
+    "Some units' responses in float64, rows in `order`; refused if one is not finite."
+    block = responses[:, first:first + chunk]
+    block = (block.detach().cpu().double().numpy() if isinstance(block, torch.Tensor) else np.asarray(block, float))[order]
+    if not np.isfinite(block.sum()):
+        row, unit = np.argwhere(~np.isfinite(block))[0]
+        raise DataError(f"the response of unit {first + unit} to image {order[row]} is not finite: drop the unit or mend the network.")
+    return block
+
+# %% ../nbs/library/11_evaluation.ipynb #8d660b60
 def identity_selective(responses, # (images, units), torch or numpy, a memory map too
                        labels, # (images,) the person in each image
                        alpha: float=.01, # level
@@ -295,20 +304,12 @@ def identity_selective(responses, # (images, units), torch or numpy, a memory ma
     order, starts, counts = _sorted_groups(labels)
     f = np.empty(responses.shape[1])
     for a in range(0, len(f), chunk):
-        block = responses[:, a:a + chunk]
-        block = block.detach().cpu().numpy() if isinstance(block, torch.Tensor) else np.asarray(block)
-        f[a:a + chunk] = _f_ratios(_finite(block[order].astype(float), order, a), starts, counts)
+        f[a:a + chunk] = _f_ratios(_block(responses, order, a, chunk), starts, counts)
     f[np.isnan(f)] = 0
     p = special.fdtrc(len(counts) - 1, len(order) - len(counts), f)
     q = stats.false_discovery_control(p)
     selective = {None: p < alpha, "fdr": q < alpha, "bonferroni": p < alpha / len(p)}[correction]
     return pd.DataFrame(dict(F=f, p=p, q=q, selective=selective))
-
-def _finite(block: np.ndarray, order: np.ndarray, first: int) -> np.ndarray:
-    if not np.isfinite(block.sum()):
-        row, unit = np.argwhere(~np.isfinite(block))[0]
-        raise DataError(f"the response of unit {first + unit} to image {order[row]} is not finite: drop the unit or mend the network.")
-    return block
 
 # %% ../nbs/library/11_evaluation.ipynb #4104ec6f
 def permutation_null(responses, # (images, units)
