@@ -253,7 +253,7 @@ def region_metrics(heatmaps, # list of box-sized (h,w) maps, or (B,H,W) resized 
     with np.errstate(invalid="ignore", divide="ignore"):
         return pd.DataFrame(np.hstack([sums / areas, sums / total]), columns=["average_eyes", "average_mouth", "proportion_eyes", "proportion_mouth"])
 
-# %% ../nbs/library/11_evaluation.ipynb #6c6774ee
+# %% ../nbs/library/11_evaluation.ipynb #3825d806
 def _f_ratios(block: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     "F of each column; `block` (images, units) in float64 has its rows sorted by group. NaN where a unit never changes."
     block -= block[0].copy()
@@ -279,7 +279,7 @@ def _sorted_groups(labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _block(responses, order: np.ndarray, first: int, chunk: int) -> np.ndarray:
     "Some units' responses in float64, rows in `order`; refused if one is not finite."
     block = responses[:, first:first + chunk]
-    block = (block.detach().cpu().double().numpy() if isinstance(block, torch.Tensor) else np.asarray(block, float))[order]
+    block = (block.detach().cpu().double().numpy() if isinstance(block, torch.Tensor) else np.asarray(block))[order].astype(float, copy=False)
     if not np.isfinite(block.sum()):
         row, unit = np.argwhere(~np.isfinite(block))[0]
         raise DataError(f"the response of unit {first + unit} to image {order[row]} is not finite: drop the unit or mend the network.")
