@@ -63,7 +63,24 @@ def _to_rgb(image, notes):
     if image.mode not in ("RGB", "L"): notes.append(f"converted from mode {image.mode}")
     return image.convert("RGB")
 
-# %% ../nbs/library/02_data.ipynb #4ab9282e
+# %% ../nbs/library/02_data.ipynb #c4b573e4
+def _upright(image, notes):
+    "Check the header of an opened picture, decode its first frame, turn it, make it RGB and no larger than `LONGEST`."
+    size = image.size
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"declares {image.width:,} x {image.height:,} pixels; at most {MAX_PIXELS:,} are decoded")
+    if (frames := getattr(image, "n_frames", 1)) > 1: notes.append(f"first of {frames} frames")
+    image.seek(0)
+    image.draft(None, (LONGEST, LONGEST))  # lets the JPEG decoder itself reduce by 2, 4 or 8, never below this size
+    image.load()
+    if image.getexif().get(0x0112, 1) != 1: notes.append("turned upright by its EXIF tag")
+    image = _to_rgb(ImageOps.exif_transpose(image), notes)
+    if max(size) > LONGEST:
+        image.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC)
+        notes.append(f"reduced from {size[0]} x {size[1]} to {image.width} x {image.height}")
+    return image
+
+# %% ../nbs/library/02_data.ipynb #73522e6e
 def open_image(
     source,  # a path, or the bytes of an image file
 ) -> tuple[Image.Image, list[str]]:
@@ -72,20 +89,7 @@ def open_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns from 89 megapixels on; ours is an error, and earlier
-            image = Image.open(io.BytesIO(raw), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"declares {image.width:,} x {image.height:,} pixels; at most {MAX_PIXELS:,} are decoded")
-            if (frames := getattr(image, "n_frames", 1)) > 1: notes.append(f"first of {frames} frames")
-            image.seek(0)
-            size = image.size
-            image.draft(None, (LONGEST, LONGEST))  # lets the JPEG decoder itself reduce by 2, 4 or 8, never below this size
-            image.load()
-            if image.getexif().get(0x0112, 1) != 1: notes.append("turned upright by its EXIF tag")
-            image = _to_rgb(ImageOps.exif_transpose(image), notes)
-            if max(size) > LONGEST:
-                image.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC)
-                notes.append(f"reduced from {size[0]} x {size[1]} to {image.width} x {image.height}")
-            return image, notes
+            return _upright(Image.open(io.BytesIO(raw), formats=FORMATS), notes), notes
     except DataError: raise
     except Image.DecompressionBombError: raise DataError(f"declares more than {MAX_PIXELS:,} pixels") from None
     except UnidentifiedImageError: raise DataError(f"is not an image of a known format ({', '.join(FORMATS)})") from None

@@ -74,7 +74,7 @@ def judge(
     why = f"{sure} faces were found" if sure else f"the surest face has p = {best['p']:.2f}, below {probability}"
     return dict(reason=why, faces=sure, **best)
 
-# %% ../nbs/library/03_detection.ipynb #82de8b41
+# %% ../nbs/library/03_detection.ipynb #b9d6b33a
 BATCH = 32  # pictures a call of the detector; measured on two cores, 16 to 64 make no difference
 
 def _prepare(path, settings):
@@ -97,6 +97,7 @@ def _to_original(row, faces, size):
     faces[:, 5:] *= np.tile(ratio, 5)
     return faces
 
+# %% ../nbs/library/03_detection.ipynb #34357ae8
 def _misplaced(row):
     "Why a kept face cannot be used after all: a point that is no number, a box without area or beside the picture."
     if not np.isfinite([row[c] for c in FACE_COLUMNS]).all(): return "the detector's points are not finite"
@@ -104,6 +105,7 @@ def _misplaced(row):
     inside = max(x0, 0) < min(x1, row["width"]) and max(y0, 0) < min(y1, row["height"])
     return "" if inside else "the detector's box lies outside the picture"
 
+# %% ../nbs/library/03_detection.ipynb #cefc35d9
 def examine(
     paths,            # image files, in any number of sizes
     settings: dict,   # min_face and probability
@@ -137,7 +139,7 @@ def _entries(path):
     try: return sorted(os.listdir(path)), ""
     except OSError as e: return [], f"this folder cannot be listed ({e.strerror})"
 
-# %% ../nbs/library/03_detection.ipynb #6c208b76
+# %% ../nbs/library/03_detection.ipynb #f0931044
 def _person_files(root, name):
     "Rows for all that lies in one person's folder."
     names, reason = _entries(root / name)
@@ -153,6 +155,7 @@ def _person_files(root, name):
         else: rows.append((file, name, ""))
     return rows or [(name, name, "is an empty folder")]
 
+# %% ../nbs/library/03_detection.ipynb #8d06cf5c
 def list_files(
     folder,  # one sub-folder a person
 ) -> pd.DataFrame:
@@ -167,7 +170,7 @@ def list_files(
         elif not path.is_dir(): rows.append((name, "", "lies beside the people's folders, not in one"))
         elif _leads_up(path, root): rows.append((name, "", "is a link that leads back up"))
         else: rows += _person_files(root, name)
-    rows = [(f, p, r) if f.isprintable() and _spelled(f) == f else (_spelled(f), _spelled(p), r or "has a name that is not printable UTF-8") for f, p, r in rows]
+    rows = [(f, p, r) if _spelled(f) == f else (_spelled(f), _spelled(p), r or "has a name that is not UTF-8") for f, p, r in rows]
     return pd.DataFrame(rows, columns=["file", "person", "reason"], dtype=str)
 
 # %% ../nbs/library/03_detection.ipynb #eb67b5ed
@@ -254,12 +257,13 @@ def _examine_all(folder, files, settings, parts):
         step(int((files["status"] == "").sum()))
     return _close(files, settings["per_person"], settings["min_images"])
 
-# %% ../nbs/library/03_detection.ipynb #b40b2cbc
+# %% ../nbs/library/03_detection.ipynb #b3865602
 def _manifest(folder, files, settings):
     "The manifest of a folder, from the store or made now, and the path of its CSV."
     key = digest(settings, files[["file", "sha256"]].values.tolist(), version("facenet-pytorch"), device(), code_hash(("data", "detection")))
     path, parts = home() / "detections" / f"{key}.parquet", home() / "detections" / f"{key}.parts"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try: path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise StoreError(f"The run store {str(home())!r} cannot be written ({e.strerror}). Set FACECP_HOME to a folder that can.") from None
     with FileLock(path.with_suffix(".lock")):  # a second process that wants the same faces waits for them
         manifest = _stored(path)
         if manifest is None:
@@ -288,13 +292,14 @@ def _too_few(folder, manifest, path):
     return (f"The folder {str(folder)!r} leaves {n} {'person' if n == 1 else 'people'} with enough usable photographs and two are needed; "
             f"{(~kept).sum()} of {len(manifest)} files were dropped{most}. Every file's reason is in {path}.")
 
-# %% ../nbs/library/03_detection.ipynb #3b04b21e
+# %% ../nbs/library/03_detection.ipynb #5bc15d25
 def _records(manifest):
     "The table of face records of the kept files."
     kept = manifest[manifest["status"] == "kept"]
     table = pd.DataFrame(dict(image=kept["file"], person=kept["person"], width=kept["width"].astype(int), height=kept["height"].astype(int)))
     return pd.concat([table, kept[[*LANDMARK_COLUMNS, *BOX_COLUMNS]], kept["file"].rename("path")], axis=1).reset_index(drop=True)
 
+# %% ../nbs/library/03_detection.ipynb #e67fa653
 @lru_cache(maxsize=None)
 def _say_once(text): print(text, file=sys.stderr)
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from facecp_nb import data, detection
-from facecp_nb.core import ConfigError, DataError
+from facecp_nb.core import ConfigError, DataError, StoreError
 
 SIZE = 160
 
@@ -165,7 +165,7 @@ def make_dropped(folder, photographs):
             "anna/nested/deep.jpg": "folder within a person's folder", "anna/empty": "empty folder", "anna/up": "linked folder", "anna/sliver.png": "too narrow",
             "anna/sky.png": "no face", "anna/z copy.png": "same bytes as anna/ordinary 0.png", "anna/ordinary 1.png": "more than one person", "boris/of anna.png": "more than one person",
             "stray.jpg": "beside the people's folders", "loop": "leads back up", "gone": "points to nothing", ".git": "hidden", "once/only.png": "only 1 usable image",
-            "nobody": "empty folder", "anna/caf\\xe9.jpg": "not printable UTF-8"}
+            "nobody": "empty folder", "anna/caf\\xe9.jpg": "not UTF-8"}
 
 
 def png(image):
@@ -226,14 +226,24 @@ def test_names_that_differ_in_case_or_accents_are_both_read_and_say_so(photograp
     assert row(faces, "anna/ordinary 0.png")["notes"].find("case") < 0
 
 
-def test_formulas_and_line_breaks_in_names_do_no_harm(photographs, tmp_path):
+def test_odd_names_of_files_and_people_are_read(photographs, tmp_path):
+    "Line breaks, quotes, the narrow space of screenshots, joiners of Persian and of emoji, and words that tables take for missing values."
     folder = tmp_path / "f"
-    fill(folder, photographs, "anna", 5); fill(folder, photographs, "boris", 5)
-    photographs.pop().save(folder / "anna" / "two\nlines.png")
-    photographs.pop().save(folder / "anna" / "a, \"b\" 'c' $d;e.png")
+    names = ["two\nlines.png", "a, \"b\" 'c' $d;e.png", "Screenshot 3.00\u202fPM.png", "\u0645\u06cc\u200c\u062e\u0648.png", "\U0001f469\u200d\U0001f52c.png", "=1+1.png", "NA.png"]
+    for person in ("nan", "None"): fill(folder, photographs, person, 5)
+    for name in names: photographs.pop().save(folder / "nan" / name)
     faces = detection.from_folder(folder)
-    assert row(faces, "anna/a, \"b\" 'c' $d;e.png")["status"] == "kept"
-    assert "not printable" in row(faces, "anna/two\nlines.png")["reason"]
+    again = detection.from_folder(folder)  # from the store
+    assert faces.people == again.people == ["None", "nan"] and again.fingerprint == faces.fingerprint
+    for name in names: assert row(again, f"nan/{name}")["status"] == "kept"
+    assert len(again.read()) == 17
+
+
+def test_a_store_that_cannot_be_written(photographs, tmp_path, monkeypatch):
+    for person in ("anna", "boris"): fill(tmp_path / "f", photographs, person, 5)
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("FACECP_HOME", str(tmp_path / "file"))
+    with pytest.raises(StoreError, match="cannot be written.*FACECP_HOME"): detection.from_folder(tmp_path / "f")
 
 
 # ---------------------------------------------------------------- folders that leave too little
