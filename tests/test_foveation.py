@@ -351,3 +351,19 @@ def test_transfer_finds_the_gain_of_known_filters():
 @pytest.mark.parametrize("eccentricities,frequencies", [([200], [.1]), ([10], [0.]), ([10], [.7]), ([-3], [.1]), ([10], [])])
 def test_transfer_refuses(eccentricities, frequencies):
     with pytest.raises(ConfigError): transfer(eccentricities, frequencies)
+
+
+# --- what is left of a part ------------------------------------------------------------------------------------------
+
+def test_chance_differences_do_not_count():
+    noise_only = torch.randn(400, 300, generator=torch.Generator().manual_seed(0)) * 20
+    labels = torch.arange(40).repeat_interleave(10)
+    assert foveation.between_people(noise_only, labels) < 1.5  # plain averages would say 6.3
+    assert foveation.between_people(noise_only + 10 * labels[:, None], labels) == pytest.approx(10 * float(torch.arange(40.).std()), rel=.05)
+    with pytest.raises(DataError, match="two people"): foveation.between_people(noise_only[:10], labels[:10])
+
+def test_part_boxes():
+    eyes, mouth = (foveation.part_boxes(LANDMARKS, part)[0].tolist() for part in ("eyes", "mouth"))
+    assert eyes == pytest.approx([125 - 41.8, 90 - 17.6, 125 + 41.8, 90 + 17.6])
+    assert mouth == pytest.approx([125 - 28.6, 146 - 17.6, 125 + 28.6, 146 + 17.6])
+    with pytest.raises(ConfigError, match="part"): foveation.part_boxes(LANDMARKS, "ear")
