@@ -436,7 +436,7 @@ def _check_landmarks(faces, rows, view):
         name = faces.records["image"].iloc[rows[lost.argmax()]]
         raise DataError(f"The image {name!r} has no landmark that the view {view!r} needs. Leave it out, or choose another view.")
 
-# %% ../nbs/library/04_foveation.ipynb #83525a24
+# %% ../nbs/library/04_foveation.ipynb #ec4601cf
 def transfer(
     eccentricities,              # pixels from the fixation, at most 120 at the default size
     frequencies,                 # cycles per pixel, above 0, at most .5
@@ -461,8 +461,11 @@ def transfer(
     for e in eccentricities:
         ring = (distance - e).abs() <= 1
         if not 0 <= e <= size / 2 or not ring.any(): raise ConfigError(f"The eccentricity {e} does not fit on a test picture of {size} pixels; it may be 0 to {size // 2}.")
-        signal, power = gain[:, ring].mean(1).abs(), answer[:, ring].abs().square().mean(1)
-        rows += [dict(eccentricity=e, frequency=float(f), signal=float(s), false_detail=float((w - s**2).clamp(min=0).sqrt())) for f, s, w in zip(frequencies, signal, power)]
+        # the gain falls across the ring: a straight line in distance keeps that fall out of the false detail
+        line = torch.stack([torch.ones_like(distance[ring]), distance[ring] - distance[ring].mean()], 1).to(gain.dtype)
+        fit = torch.linalg.lstsq(line, gain[:, ring].T).solution
+        false = (gain[:, ring].T - line @ fit).abs().square().mean(0).sqrt()
+        rows += [dict(eccentricity=e, frequency=float(f), signal=float(s), false_detail=float(d)) for f, s, d in zip(frequencies, fit[0].abs(), false)]
     return pd.DataFrame(rows)
 
 # %% ../nbs/library/04_foveation.ipynb #47ed3745
