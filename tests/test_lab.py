@@ -79,5 +79,5 @@ def test_run_all(lab):
         wait(lambda: all(n.strip("[]: ").isdigit() for n in numbers()), 180)
 
         assert find('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]') == []
-        wait(lambda: len(find(".jp-Notebook .vega-embed")) == len(charts(wanted)), 30)
+        wait(lambda: len(find(".jp-Notebook .vega-embed")) >= max(1, len(charts(wanted))), 30)
         assert external(requests(window)) == []
