@@ -138,7 +138,7 @@ def _as_text(rows):
     if "seconds" in shown: shown["seconds"] = shown.seconds.round(1)
     return shown.drop(columns=[c for c in ("method", "onset") if c in shown]).to_string(index=False)
 
-# %% ../nbs/library/15_cli.ipynb #77831ead
+# %% ../nbs/library/15_cli.ipynb #73b458a5
 def _changes(texts):
     "name=value settings for `configure`, literals where they are literals."
     out = {}
@@ -170,6 +170,7 @@ def study_(
     data: Annotated[str, typer.Option(help="'rendered' or a folder of photographs")] = "rendered",
     seed: Annotated[int, typer.Option(help="the first seed")] = 0,
     workers: Annotated[int, typer.Option(help="processes of a local Dask cluster; 0 runs here", min=0)] = 0,
+    ship: Annotated[bool, typer.Option("--ship", help="also put the table into data/rows.parquet, which the chapters quote")] = False,
 ):
     "Fill the store with the runs of a study and print its table."
     from facecp_nb import study
@@ -179,6 +180,7 @@ def study_(
         for n in names:
             plan = study.STUDIES[n](profile, seed, data)
             study.grid(plan, client=client)
+            if ship: study.ship(n, profile, plan, repository() / "data" / "rows.parquet")
             print(f"{n}\n{_as_text(study.table(plan))}\n")
     finally:
         if client: client.cluster.close(); client.close()

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['VIEW_COLOURS', 'CONDITION_COLOURS', 'ARM_COLOURS', 'COLOURS', 'SHAPES', 'CONDITIONS', 'METRICS', 'FORMATS', 'theme',
            'use_renderer', 'in_order', 'colour_scale', 'shape_scale', 'percent', 'points', 'conditions', 'differences',
-           'rearings', 'learning_curves', 'rates', 'onset_curve', 'confusion_of_views', 'data_uri', 'faces',
-           'paper_and_ours', 'check', 'save']
+           'rearings', 'learning_curves', 'rates', 'onset_curve', 'confusion_of_views', 'data_uri', 'faces', 'fovea',
+           'transfer', 'left_over', 'paper_and_ours', 'check', 'save']
 
 # %% ../nbs/library/13_plots.ipynb #b9b8fefa
 import base64, io, textwrap
@@ -400,6 +400,76 @@ def faces(
     named = ", ".join(t for t in titles[:24] if t)
     words = description or f"A sheet of {len(table)} pictures in {down} row(s)" + (f": {named}." if named else ".")
     return _finish(alt.layer(*marks).properties(width=wide, height=high), title, words)
+
+# %% ../nbs/library/13_plots.ipynb #fccbd645
+def fovea(
+    rows,                       # distance (pixels), level, fovea (a name for the curve)
+    *,
+    title: str | None = None,
+) -> alt.LayerChart:
+    "The level of blur against the distance from a fixation, sharp at the top; distances on a doubling scale."
+    table = _rounded(_table(rows, ("distance", "level", "fovea"), "fovea")).reset_index(drop=True)
+    names = list(dict.fromkeys(table.fovea))
+    picked = alt.selection_point(name="picked", fields=["fovea"], bind="legend")
+    line = alt.Chart(table).mark_line().encode(
+        x=alt.X("distance:Q", scale=alt.Scale(type="log", base=2), title="distance from the nearest fixation, pixels (doubling scale)", axis=alt.Axis(values=[2**i for i in range(9)])),
+        y=alt.Y("level:Q", scale=alt.Scale(domain=[1, 8], reverse=True), title="level: 1 sharp, 8 coarsest", axis=alt.Axis(values=list(range(1, 9)))),
+        color=alt.Color("fovea:N", scale=alt.Scale(domain=names, range=["#3274A1", "#2CA58D", "#7B3FA0", "#6B6B6B"][:len(names)]), sort=names, title=None),
+        opacity=alt.condition(picked, alt.value(1), alt.value(.15)), tooltip=_tips(table, ("fovea", "distance", "level"))).add_params(picked)
+    far = table.loc[table.groupby("fovea").distance.idxmax()]
+    said = "; ".join(f"{r.fovea}: level {r.level:.1f} at {r.distance:.0f} pixels" for r in far.itertuples())
+    return _finish(line.properties(width=440, height=220), title or "Each doubling of the distance costs about one level",
+                   f"Line chart of the blur level against the distance from a fixation on a doubling scale. Near the fixation the level is 1, untouched; it then rises by about one with each doubling. {said}.")
+
+# %% ../nbs/library/13_plots.ipynb #a83beee0
+def transfer(
+    rows,                       # eccentricity (pixels), frequency (cycles per pixel), signal, false_detail, pyramid; as `foveation.transfer` gives them
+    *,
+    title: str | None = None,
+) -> alt.HConcatChart:
+    "Measured modulation transfer, one panel a pyramid: solid what comes through, dashed what was never there. Click an eccentricity to keep it."
+    table = _rounded(_table(rows, ("eccentricity", "frequency", "signal", "false_detail", "pyramid"), "transfer")).reset_index(drop=True)
+    long = table.melt(["pyramid", "eccentricity", "frequency"], ["signal", "false_detail"], "part", "share")
+    long["part"] = long.part.map({"signal": "comes through", "false_detail": "false detail"})
+    rings = sorted(table.eccentricity.unique())
+    colours = ["#1B2A49", "#3274A1", "#2CA58D", "#E1812C", "#7B3FA0", "#6B6B6B"]
+    picked = alt.selection_point(name="picked", fields=["eccentricity"], bind="legend")
+    base = alt.Chart(long).mark_line(strokeWidth=2).encode(
+        x=alt.X("frequency:Q", scale=alt.Scale(type="log", domain=[float(table.frequency.min()), .5]), title="cycles per pixel", axis=alt.Axis(values=[.005, .01, .02, .05, .1, .2, .5], format="~g")),
+        y=alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), title="share of the wave that went in", axis=alt.Axis(format=".0%")),
+        color=alt.Color("eccentricity:O", scale=alt.Scale(domain=rings, range=[colours[i % 6] for i in range(len(rings))]), title="pixels from fixation"),
+        strokeDash=alt.StrokeDash("part:N", scale=alt.Scale(domain=["comes through", "false detail"], range=[[1, 0], [5, 3]]), title=None),
+        opacity=alt.condition(picked, alt.value(1), alt.value(.12)), tooltip=_tips(long, ("pyramid", "eccentricity", "frequency", "part", "share")))
+    names = list(dict.fromkeys(table.pyramid))
+    panels = [base.transform_filter(alt.datum.pyramid == n).properties(width=250, height=210, title=alt.Title(n, fontSize=12, fontWeight=400)) for n in names]
+    panels[0] = panels[0].add_params(picked)
+    worst = table.loc[table.groupby("pyramid").false_detail.idxmax()].set_index("pyramid")
+    said = "; ".join(f"{n}: at most {100 * worst.false_detail[n]:.0f} % false detail, at {worst.eccentricity[n]:.0f} pixels and {worst.frequency[n]:.3f} cycles per pixel" for n in names)
+    return _finish(alt.hconcat(*panels), title or "Both blur with distance; how much false detail comes with it differs",
+                   f"Line charts, one per pyramid, of the share of a wave that comes through (solid) and of false detail (dashed) against its frequency, one colour per distance from the fixation. {said}.")
+
+# %% ../nbs/library/13_plots.ipynb #cf6cc15c
+def left_over(
+    rows,                       # view, part, pyramid, share; as `foveation.left_over` gives them
+    *,
+    title: str | None = None,
+) -> alt.HConcatChart:
+    "What each view leaves of the difference between people, one panel a part; filled marks for the published pyramid, open ones for the others."
+    table = _rounded(_table(rows, ("view", "part", "pyramid", "share"), "left_over")).reset_index(drop=True)
+    order, pyramids = in_order(table.view), list(dict.fromkeys(table.pyramid))
+    base = alt.Chart(table).encode(
+        x=alt.X("share:Q", scale=alt.Scale(domain=[0, 1]), title="share of the difference between people", axis=alt.Axis(format=".0%")),
+        y=alt.Y("view:N", sort=order, title=None), tooltip=_tips(table, ("view", "part", "pyramid", "share")))
+    line = base.mark_line(color="#BFBFBF").encode(detail="view:N")
+    dots = base.mark_point(size=90, strokeWidth=2, opacity=1).encode(stroke=alt.Stroke("view:N", scale=colour_scale(order), legend=None),
+        fill=alt.condition(alt.datum.pyramid == pyramids[0], alt.Color("view:N", scale=colour_scale(order), legend=None), alt.value("white")),
+        shape=alt.Shape("pyramid:N", scale=alt.Scale(domain=pyramids, range=["circle", "diamond", "square"][:len(pyramids)]),
+                        legend=alt.Legend(title="pyramid", symbolStrokeColor="#222222", symbolFillColor="white")))
+    parts = list(dict.fromkeys(table.part))
+    panels = [alt.layer(line, dots).transform_filter(alt.datum.part == p).properties(width=230, height=alt.Step(34), title=alt.Title(f"left of the {p}", fontSize=12, fontWeight=400)) for p in parts]
+    said = "; ".join(f"{r.view} view, {r.part}, {r.pyramid}: {percent(r.share)}" for r in table.itertuples())
+    return _finish(alt.hconcat(*panels), title or "Away from the fixation a coarse part of the difference stays",
+                   f"Dot plots, one per part of the face, of the share of the difference between people that each view leaves. {said}.")
 
 # %% ../nbs/library/13_plots.ipynb #42a9ff3a
 def paper_and_ours(

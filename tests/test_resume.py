@@ -1,0 +1,108 @@
+"Real processes, really killed: what they leave behind is taken up and ends in the same bits."
+import multiprocessing as mp
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+
+pytest.importorskip("facecp_nb.study")
+SETTINGS = dict(people=4, images=20, size=24, epochs=6, batch=8, threads=1, seed=3)
+STEPS = 6  # 4 people x 12 training pictures in batches of 8
+
+
+def _child(home, rearing, changes, die_at_save=None):
+    "Run one configuration in this process, noting every step; optionally die in the middle of writing a checkpoint."
+    os.environ["FACECP_HOME"] = str(home)
+    from facecp_nb import study, training
+
+    noted, after_batch, saves = os.open(Path(home) / "steps.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT), training.Checkpoint.after_batch, [0]
+
+    def note(self):
+        if self.learn.training: os.write(noted, f"{self.learn.age * STEPS + self.steps_done} {self.folder.name}\n".encode())
+        after_batch(self)
+
+    def torn(tensors, path, metadata):
+        saves[0] += 1
+        if saves[0] == die_at_save:
+            Path(path).write_bytes(b"half a checkpoint")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(tensors, path, metadata=metadata)
+
+    whole, training.save_file, training.Checkpoint.after_batch = training.save_file, torn, note
+    study.run(study.Config(rearing, **SETTINGS, **changes))
+
+
+@pytest.fixture(scope="module")
+def processes():
+    "Children are forked from a server that has imported everything and computed nothing."
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(["facecp_nb.study"])
+    return context
+
+
+def _run(processes, *args, kill_after=None, **kwargs):
+    "Run a child to its end, or kill it after some seconds; True if it ended by itself and well."
+    child = processes.Process(target=_child, args=args, kwargs=kwargs)
+    child.start()
+    child.join(kill_after)
+    if child.is_alive(): child.kill(); child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode == 0
+
+
+def _same(home, other, rearing, changes):
+    "Weights, history (but for seconds), scores and distillation terms of the run are equal in both stores."
+    from facecp_nb import study
+
+    name = study.key(study.Config(rearing, **SETTINGS, **changes))
+    a, b = Path(home) / name, Path(other) / name
+    one, two = load_file(a / "last.safetensors"), load_file(b / "last.safetensors")
+    assert one.keys() == two.keys() and len(one) > 20
+    assert all((one[k] == two[k]).all() for k in one if k != "rng.cuda"), "weights, momentum or generator state differ"
+    for table in ("history", "scores", "terms"):
+        if (a / f"{table}.parquet").exists():
+            x, y = (pd.read_parquet(f / f"{table}.parquet").drop(columns="seconds", errors="ignore") for f in (a, b))
+            pd.testing.assert_frame_equal(x, y, check_exact=True)
+
+
+def _repeats(home):
+    "For each time a run was taken up again: how many steps were done twice."
+    lines = [line.split() for line in (Path(home) / "steps.txt").read_text().splitlines()]
+    out = []
+    for run in {name for _, name in lines}:
+        steps = [int(s) for s, name in lines if name == run]
+        out += [before - after + 1 for before, after in zip(steps, steps[1:]) if after <= before]
+    return out
+
+
+ARMS = [("mouth", {}), ("mouth:50% > full", dict(rates="replayed:mouth", recovery="kd+at", beta=100.))]
+
+
+@pytest.mark.parametrize("rearing,changes", ARMS, ids=["rearing", "distillation"])
+def test_killed_at_random_moments(tmp_path, processes, rearing, changes):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed): folder.mkdir()
+    started = time.time()
+    assert _run(processes, whole, rearing, changes)
+    seconds, seed = time.time() - started, time.time_ns()
+    dice = random.Random(seed)
+    kills = [not _run(processes, killed, rearing, changes, kill_after=dice.uniform(.2, .9) * seconds) for _ in range(5)]
+    assert any(kills), "no child lived long enough to be killed"
+    assert _run(processes, killed, rearing, changes)
+    _same(whole, killed, rearing, changes)
+    assert all(0 < n < STEPS for n in _repeats(killed)), f"seed {seed}: {_repeats(killed)} steps repeated, an epoch has {STEPS}"
+
+
+@pytest.mark.parametrize("save", [1, 2, 5])
+def test_killed_while_writing_a_checkpoint(tmp_path, processes, save):
+    for name in ("whole", "killed"): (tmp_path / name).mkdir()
+    assert _run(processes, tmp_path / "whole", "mouth", {})
+    assert not _run(processes, tmp_path / "killed", "mouth", {}, die_at_save=save)
+    assert _run(processes, tmp_path / "killed", "mouth", {})
+    _same(tmp_path / "whole", tmp_path / "killed", "mouth", {})
+    assert all(0 < n < STEPS for n in _repeats(tmp_path / "killed"))
