@@ -87,3 +87,12 @@ def test_png_and_page_are_written_without_a_network(tmp_path):
 def test_a_notebook_gets_one_bare_specification():
     bundle, _ = plots.conditions(rows())._repr_mimebundle_()
     assert "application/vnd.vegalite.v5+json" in bundle and "text/html" not in bundle
+
+
+def test_figures_of_the_fovea_chapter():
+    reach = plots.fovea([dict(distance=d, level=v, fovea="a") for d, v in ((1, 1), (8, 4), (64, 7))])
+    assert "level 7.0 at 64 pixels" in reach.description
+    left = plots.left_over([dict(view=v, part="eyes", pyramid=p, share=.5) for v in ("full", "mouth") for p in ("published", "antialiased")])
+    assert "mouth view, eyes, published: 50 %" in left.description
+    waves = plots.transfer([dict(pyramid="published", eccentricity=10., frequency=f, signal=1 - f, false_detail=f) for f in (.1, .3)])
+    assert "at most 30 % false detail, at 10 pixels" in waves.description
