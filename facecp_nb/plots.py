@@ -448,7 +448,7 @@ def transfer(
     return _finish(alt.hconcat(*panels), title or "Both blur with distance; how much false detail comes with it differs",
                    f"Line charts, one per pyramid, of the share of a wave that comes through (solid) and of false detail (dashed) against its frequency, one colour per distance from the fixation. {said}.")
 
-# %% ../nbs/library/13_plots.ipynb #cf6cc15c
+# %% ../nbs/library/13_plots.ipynb #15d88f43
 def left_over(
     rows,                       # view, part, pyramid, share; as `foveation.left_over` gives them
     *,
@@ -464,7 +464,7 @@ def left_over(
     dots = base.mark_point(size=90, strokeWidth=2, opacity=1).encode(stroke=alt.Stroke("view:N", scale=colour_scale(order), legend=None),
         fill=alt.condition(alt.datum.pyramid == pyramids[0], alt.Color("view:N", scale=colour_scale(order), legend=None), alt.value("white")),
         shape=alt.Shape("pyramid:N", scale=alt.Scale(domain=pyramids, range=["circle", "diamond", "square"][:len(pyramids)]),
-                        legend=alt.Legend(title="pyramid", symbolStrokeColor="#222222", symbolFillColor="white")))
+                        legend=alt.Legend(title="pyramid", symbolFillColor="#222222")))
     parts = list(dict.fromkeys(table.part))
     panels = [alt.layer(line, dots).transform_filter(alt.datum.part == p).properties(width=230, height=alt.Step(34), title=alt.Title(f"left of the {p}", fontSize=12, fontWeight=400)) for p in parts]
     said = "; ".join(f"{r.view} view, {r.part}, {r.pyramid}: {percent(r.share)}" for r in table.itertuples())
