@@ -182,7 +182,7 @@ def _blurred(x, rows, columns, box):
     down_x, up_x, at_x = _cut(columns, *box[2:])
     return _apply(up_y, _apply(down_y, x[at_y, ..., at_x], down_x), up_x)
 
-# %% ../nbs/library/04_foveation.ipynb #8dcb1568
+# %% ../nbs/library/04_foveation.ipynb #aa5926ba
 def _check_settings(sigma, p, k, alpha, levels, pyramid):
     choose(pyramid, PYRAMIDS, "pyramid")
     _positive(sigma=sigma, p=p, k=k, alpha=alpha)
@@ -203,7 +203,7 @@ def _working(images):
 
 def _rows_first(images):
     "(B,C,H,W) -> (H,B,C,W) in working precision."
-    return images.permute(2, 0, 1, 3).to(_working(images)).contiguous()
+    return images.permute(2, 0, 1, 3).to(_working(images), memory_format=torch.contiguous_format)
 
 # %% ../nbs/library/04_foveation.ipynb #d77ef458
 def blur_levels(
@@ -222,7 +222,7 @@ def blur_levels(
     full = [x] + [_blurred(x, rows, columns, (0, height, 0, width)) for rows, columns in zip(*ladders)]
     return torch.stack(full).permute(0, 2, 3, 1, 4)
 
-# %% ../nbs/library/04_foveation.ipynb #25f197bb
+# %% ../nbs/library/04_foveation.ipynb #22befff2
 def _half_height(level, sigma, k):
     "The resolution at which level `level` passes one half: omega, not yet clipped to 1."
     return sigma * 2. ** (3 - level) * math.sqrt(math.log(2) / k)
@@ -234,7 +234,8 @@ def _levels_at(distance, sigma, p, k, alpha, levels):
     u = distance.mul_(omega / (alpha * p)).add_(omega).log2_()  # log2(omega_1 / R)
     sharp, pair = u < 0, u.floor().clamp_(0, levels - 2)
     t = u.sub_(pair).mul_(-2).exp2_().neg_().exp2_()
-    t_next = t.square().square_().masked_fill_(pair == levels - 2, 0)
+    t_next = t.square().square_()
+    if float(pair.max()) == levels - 2: t_next.masked_fill_(pair == levels - 2, 0)
     b = (.5 - t_next).div_(t.sub_(t_next).add_(1e-5))
     # rounding near a fixation must not touch the sharp pixels, hence the fill instead of a clamp
     return pair.add_(2).sub_(b).masked_fill_(sharp, 1)
@@ -309,7 +310,7 @@ def _whole(x, rows, columns, boxes):
         if small is not None: out[level] = small
     return out
 
-# %% ../nbs/library/04_foveation.ipynb #70c0ddd5
+# %% ../nbs/library/04_foveation.ipynb #e98e454e
 def _foveate(x, fixations, sigma, p, k, alpha, levels, pyramid):
     "`foveate` for one batch (H,B,C,W) in working precision, not yet floored."
     height, width = len(x), x.shape[-1]
@@ -321,23 +322,23 @@ def _foveate(x, fixations, sigma, p, k, alpha, levels, pyramid):
     for level in range(top, 0, -1):
         box = y0, y1, x0, x1 = boxes[level - 1]
         if y0 >= y1 or x0 >= x1: continue
-        if level == 1: sharper = x[y0:y1, ..., x0:x1]
+        if level == 1: sharper = x[y0:y1, ..., x0:x1].clone() if out is None else x[y0:y1, ..., x0:x1]
         elif level in whole: sharper = _apply(rows[level - 2].up[y0:y1], whole[level], columns[level - 2].up[x0:x1])
         else: sharper = _blurred(x, rows[level - 2], columns[level - 2], box)
-        if out is None: out = sharper.clone(); continue
+        if out is None: out = sharper; continue
         under = out[y0:y1, ..., x0:x1]
         under.lerp_(sharper, (level + 1 - at[y0:y1, ..., x0:x1]).clamp_(0, 1).expand_as(under))
     return out
 
-# %% ../nbs/library/04_foveation.ipynb #32f45076
+# %% ../nbs/library/04_foveation.ipynb #b1f761b7
 _STEP = 2. ** -10          # of a grey level: results are rounded to it before they are floored
 _GPU_PIXELS = 2 ** 24      # in one batch on a GPU: some 1.5 GB while working
 
 def _finish(x, dtype):
-    "(H,B,C,W) in working precision -> (B,C,H,W) in the caller's type: uint8 floored, floating point rounded to `_STEP` (gradients pass through)."
-    if dtype == torch.uint8: x = x.add_(_STEP / 2).clamp_(0, 255)
+    "(H,B,C,W) in working precision -> (B,C,H,W): uint8 floored, floating point rounded to `_STEP` (gradients pass through)."
+    if dtype == torch.uint8: x = x.add_(_STEP / 2).clamp_(0, 255).to(dtype)
     else: x = x + ((x / _STEP).round() * _STEP - x).detach()
-    return x.to(dtype).permute(1, 2, 0, 3)
+    return x.permute(1, 2, 0, 3)
 
 def foveate(
     images: torch.Tensor,        # (B,C,H,W) uint8, or floating point with grey levels 0..255
