@@ -15,7 +15,10 @@ import typer
 
 from .core import PROFILES, ConfigError, DataError, FaceCPError, choose, home
 
-# %% ../nbs/library/15_cli.ipynb #c84b755f
+# %% ../nbs/library/15_cli.ipynb #08781064
+# waiting threads sleep instead of spinning: two programs on two cores then slow each other down twofold, not twentyfold
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 app = typer.Typer(help="When must the missing part of a face arrive for a network to learn it?", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 runs_app = typer.Typer(help="Look after the kept runs.", no_args_is_help=True)
 app.add_typer(runs_app, name="runs")
@@ -65,7 +68,7 @@ def read_value(
     known = ", ".join(f"{k} = {v!r}" for k, v in defaults.items())
     raise ConfigError(f"parameter {name} is {text!r}, but it must be a {type(default).__name__} like its default {default!r}. The parameters are: {known}.")
 
-# %% ../nbs/library/15_cli.ipynb #2a7db3f0
+# %% ../nbs/library/15_cli.ipynb #64207701
 def _terminal():
     "A name under which the chapter's kernel can write its progress to this process's standard error, or None."
     path = Path(f"/proc/{os.getpid()}/fd/2")
@@ -85,7 +88,8 @@ def execute(
     if _terminal(): os.environ["FACECP_PROGRESS"] = _terminal()
     os.environ["FACECP_HOME"] = str(home().resolve())
     errors = {e.__name__: e for e in FaceCPError.__subclasses__()}
-    try: papermill.execute_notebook(notebook, written, parameters=parameters, kernel_name="python3", language="python", cwd=str(notebook.parent), progress_bar=False, log_output=False)
+    try: papermill.execute_notebook(notebook, written, parameters=parameters, kernel_name="python3", language="python", cwd=str(notebook.parent), progress_bar=False,
+                                             extra_arguments=["--log-level=ERROR"])  # the kernel's note on its loopback connection says nothing to a reader
     except PapermillExecutionError as e:
         if e.ename in errors: raise errors[e.ename](e.evalue) from None
         raise

@@ -518,23 +518,23 @@ def publish(
         with atomic(out / "figure.html") as t: figure.save(str(t), format="html", inline=True)
     write_json(out / "summary.json", dict(sentence=sentence, tables=list(tables)))
 
-# %% ../nbs/library/12_study.ipynb #daedb58a
+# %% ../nbs/library/12_study.ipynb #984feacf
 def verdict(
     plan: pd.DataFrame,  # of `whole_story`
 ) -> str:
     "One sentence on what was seen; says 'period' only if the late network stays below the early one under the equal-clean control."
     rows = table(plan).set_index("condition")
     percent = lambda c: f"{rows.accuracy[c]:.1%}"
-    loss, rest, prior = difference(plan, "early", "late"), difference(plan, "early", "late+equal-clean"), difference(plan, "late", "untrained+late")
-    helped = difference(plan, "late+kd+at", "late")
-    says = lambda d, up, down, none: up if d["low"] > 0 else down if d["high"] < 0 else none
+    gap, rest, prior, helped = (difference(plan, a, b) for a, b in
+                                (("early", "late"), ("early", "late+equal-clean"), ("late", "untrained+late"), ("late+kd+at", "late")))
+    says = lambda d, above, below, neither: above if d["low"] > 0 else below if d["high"] < 0 else neither
     seen = f"Lifting the deficit late instead of early left {percent('late')} instead of {percent('early')} of the faces named rightly (full rearing: {percent('full')})"
-    if loss["low"] <= 0: seen += ", a difference that could be chance"
-    control = says(rest, f"with as many clean epochs at a restarted rate the late network still stays below ({percent('late+equal-clean')}), which is what a period looks like",
-                   f"with as many clean epochs at a restarted rate the late network ends above the early one ({percent('late+equal-clean')}), so what looked closed was only short of time and rate",
-                   f"with as many clean epochs at a restarted rate the late network cannot be told from the early one ({percent('late+equal-clean')}), so the loss is one of time and rate")
-    before = says(prior, "what it had learned before the onset helped", "what it had learned before the onset hurt", "what it had learned before the onset made no difference that can be seen")
+    before = says(prior, "what it had learned before the onset helped", "what it had learned before the onset stood in the way", "what it had learned before the onset made no difference that can be seen")
     teacher = says(helped, "a teacher recovers part of the loss", "a teacher makes it worse", "a teacher changes nothing that can be seen")
+    if gap["low"] <= 0: return f"{seen}, a difference that could be chance, so there is no loss to explain here."
+    equal = f"given as many clean epochs at a restarted rate ({percent('late+equal-clean')}) the late network"
+    control = says(rest, f"{equal} still stays below the early one, which is what a period looks like", f"{equal} ends above the early one, so what looked closed was only short of time and rate",
+                   f"{equal} cannot be told from the early one, so the loss is one of time and rate")
     return f"{seen}; {control}; {before} (untrained: {percent('untrained+late')}), and {teacher} ({percent('late+kd+at')})."
 
 # %% ../nbs/library/12_study.ipynb #d0240e01

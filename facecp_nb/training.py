@@ -5,6 +5,13 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'Rearing', 'augment', 'ViewLoader', 'RateLedger', 'History', 'Checkpoint', 'learner', 'rear']
 
+# %% ../nbs/library/08_training.ipynb #3001929d
+import warnings
+
+# %% ../nbs/library/08_training.ipynb #54fa0465
+# fastai decorates with torch.jit.script, which torch has deprecated; the reader can do nothing about it
+warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
+
 # %% ../nbs/library/08_training.ipynb #65b7635b
 import json, math, random, re, time
 from functools import partial

@@ -45,12 +45,21 @@ def processes():
     return context
 
 
-def _run(processes, *args, kill_after=None, **kwargs):
-    "Run a child to its end, or kill it after some seconds; True if it ended by itself and well."
-    child = processes.Process(target=_child, args=args, kwargs=kwargs)
+def _steps(home):
+    noted = Path(home) / "steps.txt"
+    return noted.read_text().splitlines() if noted.exists() else []
+
+
+def _run(processes, home, *args, kill=None, **kwargs):
+    "Run a child to its end; or, given (steps, seconds), kill it so many seconds after it took so many steps. True if it ended by itself and well."
+    child = processes.Process(target=_child, args=(home, *args), kwargs=kwargs)
+    before = len(_steps(home))
     child.start()
-    child.join(kill_after)
-    if child.is_alive(): child.kill(); child.join()
+    while kill and child.is_alive() and len(_steps(home)) - before < kill[0]: time.sleep(.001)
+    if kill:
+        time.sleep(kill[1])
+        child.kill()
+    child.join()
     assert child.exitcode in (0, -signal.SIGKILL)
     return child.exitcode == 0
 
@@ -72,7 +81,7 @@ def _same(home, other, rearing, changes):
 
 def _repeats(home):
     "For each time a run was taken up again: how many steps were done twice."
-    lines = [line.split() for line in (Path(home) / "steps.txt").read_text().splitlines()]
+    lines = [line.split() for line in _steps(home)]
     out = []
     for run in {name for _, name in lines}:
         steps = [int(s) for s, name in lines if name == run]
@@ -87,12 +96,11 @@ ARMS = [("mouth", {}), ("mouth:50% > full", dict(rates="replayed:mouth", recover
 def test_killed_at_random_moments(tmp_path, processes, rearing, changes):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed): folder.mkdir()
-    started = time.time()
     assert _run(processes, whole, rearing, changes)
-    seconds, seed = time.time() - started, time.time_ns()
+    seed = time.time_ns()
     dice = random.Random(seed)
-    kills = [not _run(processes, killed, rearing, changes, kill_after=dice.uniform(.2, .9) * seconds) for _ in range(5)]
-    assert any(kills), "no child lived long enough to be killed"
+    kills = [not _run(processes, killed, rearing, changes, kill=(dice.randint(1, 15), dice.uniform(0, .03))) for _ in range(5)]
+    assert any(kills), "no child was killed"
     assert _run(processes, killed, rearing, changes)
     _same(whole, killed, rearing, changes)
     assert all(0 < n < STEPS for n in _repeats(killed)), f"seed {seed}: {_repeats(killed)} steps repeated, an epoch has {STEPS}"
