@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'PYRAMIDS', 'HEIGHT', 'PARTS', 'View', 'fixations', 'add_view', 'view_fingerprint', 'blur_levels',
-           'level_map', 'foveate', 'look', 'see', 'transfer', 'part_boxes', 'between_people', 'left_over']
+           'level_map', 'level_at', 'foveate', 'look', 'see', 'transfer', 'part_boxes', 'between_people', 'left_over']
 
 # %% ../nbs/library/04_foveation.ipynb #53e7796f
 import math
@@ -271,6 +271,16 @@ def level_map(
     if isinstance(fixations, torch.Tensor) and not fixations.is_floating_point(): fixations = fixations.float()
     _check_fixations(fixations, len(fixations))
     return _levels_at(_distance(fixations, height, width), sigma, p, k, alpha, levels).transpose(0, 1)
+
+# %% ../nbs/library/04_foveation.ipynb #23fe3aee
+def level_at(
+    distance: torch.Tensor,  # pixels from the nearest fixation, any shape
+    *,
+    sigma: float = .1, p: float = 7., k: float = 2., alpha: float = .15, levels: int = 8,  # as in `foveate`
+) -> torch.Tensor:
+    "The level, with decimals, at each distance from a fixation; same shape."
+    _check_settings(sigma, p, k, alpha, levels, "published")
+    return _levels_at(torch.as_tensor(distance, dtype=torch.get_default_dtype()).clone(), sigma, p, k, alpha, levels)
 
 # %% ../nbs/library/04_foveation.ipynb #6a93f79a
 def _box(fixations, reach, height, width):
