@@ -448,23 +448,21 @@ def transfer(
     return _finish(alt.hconcat(*panels), title or "Both blur with distance; how much false detail comes with it differs",
                    f"Line charts, one per pyramid, of the share of a wave that comes through (solid) and of false detail (dashed) against its frequency, one colour per distance from the fixation. {said}.")
 
-# %% ../nbs/library/13_plots.ipynb #15d88f43
+# %% ../nbs/library/13_plots.ipynb #4a328605
 def left_over(
     rows,                       # view, part, pyramid, share; as `foveation.left_over` gives them
     *,
     title: str | None = None,
 ) -> alt.HConcatChart:
-    "What each view leaves of the difference between people, one panel a part; filled marks for the published pyramid, open ones for the others."
+    "What each view leaves of the difference between people, one panel a part, one shape a pyramid."
     table = _rounded(_table(rows, ("view", "part", "pyramid", "share"), "left_over")).reset_index(drop=True)
     order, pyramids = in_order(table.view), list(dict.fromkeys(table.pyramid))
     base = alt.Chart(table).encode(
         x=alt.X("share:Q", scale=alt.Scale(domain=[0, 1]), title="share of the difference between people", axis=alt.Axis(format=".0%")),
         y=alt.Y("view:N", sort=order, title=None), tooltip=_tips(table, ("view", "part", "pyramid", "share")))
     line = base.mark_line(color="#BFBFBF").encode(detail="view:N")
-    dots = base.mark_point(size=90, strokeWidth=2, opacity=1).encode(stroke=alt.Stroke("view:N", scale=colour_scale(order), legend=None),
-        fill=alt.condition(alt.datum.pyramid == pyramids[0], alt.Color("view:N", scale=colour_scale(order), legend=None), alt.value("white")),
-        shape=alt.Shape("pyramid:N", scale=alt.Scale(domain=pyramids, range=["circle", "diamond", "square"][:len(pyramids)]),
-                        legend=alt.Legend(title="pyramid", symbolFillColor="#222222")))
+    dots = base.mark_point(size=90, opacity=1).encode(color=alt.Color("view:N", scale=colour_scale(order), legend=None),
+        shape=alt.Shape("pyramid:N", scale=alt.Scale(domain=pyramids, range=["circle", "diamond", "square"][:len(pyramids)]), title="pyramid"))
     parts = list(dict.fromkeys(table.part))
     panels = [alt.layer(line, dots).transform_filter(alt.datum.part == p).properties(width=230, height=alt.Step(34), title=alt.Title(f"left of the {p}", fontSize=12, fontWeight=400)) for p in parts]
     said = "; ".join(f"{r.view} view, {r.part}, {r.pyramid}: {percent(r.share)}" for r in table.itertuples())
