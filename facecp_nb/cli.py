@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'runs_app', 'repository', 'find_chapter', 'parameters_of', 'read_value', 'execute', 'run', 'rear', 'study_',
-           'ls', 'show', 'gc', 'site', 'check', 'main']
+           'ls', 'show', 'gc', 'faces', 'site', 'check', 'main']
 
 # %% ../nbs/library/15_cli.ipynb #f38b9f35
 import ast, json, os, sys
@@ -214,6 +214,22 @@ def gc(dry: Annotated[bool, typer.Option("--dry", help="only say what would go")
     from facecp_nb import study
     gone = study.collect(dry=dry)
     print(f"{len(gone)} runs {'would be' if dry else 'were'} deleted, {gone.megabytes.sum():.1f} MB.")
+
+# %% ../nbs/library/15_cli.ipynb #302ca594
+@app.command()
+def faces(
+    out: Annotated[Path, typer.Option(help="the folder to write to")],
+    people: Annotated[int, typer.Option(help="how many people")] = 60,
+    per_person: Annotated[int, typer.Option(help="pictures of each")] = 40,
+    size: Annotated[int, typer.Option(help="side of a picture in pixels")] = 128,
+    seed: Annotated[int, typer.Option(help="of the population")] = 0,
+    workers: Annotated[int, typer.Option(help="processes")] = os.cpu_count() or 1,
+    format: Annotated[str, typer.Option(help="parquet (one file, faces.parquet) or folder (a JPEG a picture, and faces.parquet)")] = "parquet",
+):
+    "Render a set of faces with exact landmarks, boxes and factors (needs the extra 'render')."
+    from facecp_nb.faces import make_set
+    table = make_set(people, per_person, size, seed, workers=workers, format=format, out=out / "faces.parquet" if format == "parquet" else out)
+    print(f"{len(table):,} pictures of {people} people in {out}")
 
 # %% ../nbs/library/15_cli.ipynb #c8f4e144
 @app.command()

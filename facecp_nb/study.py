@@ -27,7 +27,7 @@ from .recovery import Distill
 from .training import SCHEDULES, Checkpoint, Rearing, RateLedger, ViewLoader, learner, rear
 from fastai.callback.core import Callback
 
-# %% ../nbs/library/12_study.ipynb #d511650e
+# %% ../nbs/library/12_study.ipynb #167b7561
 RECOVERIES = ("none", "kd", "at", "kd+at")
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Config:
     size: int = 36
     epochs: int = 24
     batch: int = 32
-    lr: float = .05
+    lr: float = .02
     momentum: float = .9
     weight_decay: float = 0.
     schedule: str = "step"

@@ -7,19 +7,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FACECP = [sys.executable, "-c", "from facecp_nb.cli import main; main()"]
 
 
-def facecp(*words, store=None, **kwargs):
-    import os
-    env = os.environ | ({"FACECP_HOME": str(store)} if store else {})
-    return subprocess.run([*FACECP, *words], capture_output=True, text=True, cwd=kwargs.pop("cwd", ROOT), env=env, **kwargs)
+@pytest.fixture
+def facecp(monkeypatch, capfd, store):
+    "Run the command in this process; returns (exit code, standard output, standard error)."
+    from facecp_nb import cli
+    monkeypatch.chdir(ROOT)
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["facecp", *words])
+        try: code = cli.main() or 0
+        except SystemExit as e: code = e.code or 0
+        return code, *capfd.readouterr()
+    return call
 
 
 def test_help_imports_nothing_heavy():
     code = "import sys; import facecp_nb.cli; print([m for m in ('torch', 'fastai', 'pandas', 'papermill', 'altair') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
-    assert "run" in facecp("--help").stdout
+
+
+def test_help_lists_the_commands(facecp):
+    code, said, _ = facecp("--help")
+    assert code == 0 and all(word in said for word in ("run", "rear", "study", "faces", "runs", "site", "check"))
 
 
 @pytest.mark.parametrize("words,says", [
@@ -37,25 +48,27 @@ def test_help_imports_nothing_heavy():
     (["rear", "full", "--data", "no/such/folder"], "no/such/folder"),
     (["study", "onsets"], "onset-curve"),
     (["runs", "show", "zzzz"], "facecp runs ls"),
+    (["faces", "--people", "0", "--out", "x"], "people is 0"),
+    (["faces", "--size", "4", "--out", "x"], "size is 4"),
+    (["faces", "--format", "zip", "--out", "x"], "parquet, folder"),
 ])
-def test_refusals_are_one_sentence_and_exit_2(words, says, tmp_path):
-    done = facecp(*words, store=tmp_path)
-    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert done.stdout == ""
+def test_refusals_are_one_sentence_and_exit_2(words, says, facecp):
+    code, out, err = facecp(*words)
+    assert code == 2 and says in err and "Traceback" not in err and out == "", err
 
 
-def test_a_refusal_inside_the_chapter_is_one_sentence_too(tmp_path):
-    done = facecp("run", "00", "--profile", "smoke", "--param", "early=80%", store=tmp_path)
-    assert done.returncode == 2 and "must come before the late one" in done.stderr and "Traceback" not in done.stderr, done.stderr
+def test_a_refusal_inside_the_chapter_is_one_sentence_too(facecp):
+    code, _, err = facecp("run", "00", "--profile", "smoke", "--param", "early=80%")
+    assert code == 2 and "must come before the late one" in err and "Traceback" not in err, err
 
 
-def test_the_main_job_prints_one_json_object(tmp_path):
-    done = facecp("run", "--profile", "smoke", "--json", "--out", str(tmp_path / "out"), store=tmp_path / "store")
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+def test_the_main_job_prints_one_json_object(facecp, tmp_path):
+    words = "run", "--profile", "smoke", "--json", "--out", str(tmp_path / "out")
+    code, out, err = facecp(*words)
+    assert code == 0, err
+    said = json.loads(out)
     assert [r["condition"] for r in said["rows"]] == ["full", "mouth", "early", "late", "untrained+late", "late+equal-clean", "late+kd+at"]
     for row in said["rows"]:
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 and row["seeds"] == [0, 1] and row["seconds"] > 0 and row["epochs"] > 0 and row["rearing"]
     assert {"notebook", "table", "figure"} <= set(said["paths"]) and all(Path(p).exists() for p in said["paths"].values())
-    again = facecp("run", "--profile", "smoke", "--json", "--out", str(tmp_path / "out"), store=tmp_path / "store")
-    assert json.loads(again.stdout)["rows"] == said["rows"], "a second run reads the store"
+    assert json.loads(facecp(*words)[1])["rows"] == said["rows"], "a second run reads the store"
