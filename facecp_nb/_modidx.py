@@ -9,6 +9,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'facecp_nb.cli._terminal': ('library/cli.html#_terminal', 'facecp_nb/cli.py'),
                                'facecp_nb.cli.check': ('library/cli.html#check', 'facecp_nb/cli.py'),
                                'facecp_nb.cli.execute': ('library/cli.html#execute', 'facecp_nb/cli.py'),
+                               'facecp_nb.cli.faces': ('library/cli.html#faces', 'facecp_nb/cli.py'),
                                'facecp_nb.cli.find_chapter': ('library/cli.html#find_chapter', 'facecp_nb/cli.py'),
                                'facecp_nb.cli.gc': ('library/cli.html#gc', 'facecp_nb/cli.py'),
                                'facecp_nb.cli.ls': ('library/cli.html#ls', 'facecp_nb/cli.py'),

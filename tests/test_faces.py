@@ -64,3 +64,95 @@ def test_silly_requests_are_refused():
 def test_without_the_renderer_a_sentence_helps(monkeypatch):
     monkeypatch.setattr(faces, "can_render", lambda: False)
     with pytest.raises(DataError, match="pip install"): faces.render(faces.people(1), [faces.Scene()])
+
+# --- surgery, time, truth --------------------------------------------------------------------------------------------
+
+@renders
+@pytest.mark.parametrize("region", ["eyes", "nose", "mouth"])
+def test_twins_are_equal_outside_their_region(region):
+    "Equal byte by byte beyond the region's reach; where a cast shadow crosses, by a few grey levels in a few pixels."
+    for seed in (1, 5):
+        pair = faces.render(faces.twins(region, seed=seed), [faces.Scene(yaw=10., blur=.5, noise=.01)] * 2, 128)
+        difference = (pair.images[0].int() - pair.images[1].int()).abs().amax(0)
+        reach = faces.reach(pair, region)
+        assert reach.float().mean() < .25
+        assert (difference[reach] > 0).float().mean() > .05
+        assert (difference[~reach] > 0).float().mean() < .01
+
+@renders
+def test_reach_says_no_more_than_the_window():
+    "Different skin is different everywhere on the face: a region's reach does not cover it."
+    pair = faces.render(faces.twins("skin", seed=2), [faces.Scene()] * 2, 96)
+    changed = (pair.images[0] != pair.images[1]).any(0)
+    assert (changed & ~faces.reach(pair, "mouth")).float().mean() > .05
+
+def test_swaps_and_morphs_are_exact():
+    a, b = faces.people(2)
+    assert faces.swap(a, b, faces.GROUPS).vector.tolist() == b.vector.tolist()
+    assert faces.swap(a, b, "eyes").mouth == a.mouth
+    np.testing.assert_allclose(faces.morph(a, b, .25).vector, .75 * a.vector + .25 * b.vector)
+    with pytest.raises(ConfigError): faces.swap(a, b, "chin")
+    for years in (3, 91):
+        with pytest.raises(ConfigError): faces.at_age(a, years)
+
+def test_people_are_apart():
+    "No two of 300 people are nearer than half the usual distance, in shape or in paint."
+    vectors = np.stack([p.vector for p in faces.people(300)])
+    distance = np.sqrt(((vectors[:, None] - vectors[None]) ** 2).mean(-1))[np.triu_indices(300, 1)]
+    assert distance.min() > .5 * np.median(distance)
+
+@renders
+def test_children_have_larger_eyes_for_their_faces():
+    someone = faces.people(1)[0]
+    made = faces.render([faces.at_age(someone, y) for y in (6, 30)], [faces.Scene()] * 2, 128)
+    height = made.boxes[:, 3] - made.boxes[:, 1]
+    share = (made.parts == faces.PARTS.index("eye_front_left")).sum((1, 2)) / height ** 2
+    assert share[0] > 1.1 * share[1]
+    assert abs(height[0] / height[1] - 1) < .15  # framed alike
+
+@renders
+def test_points_agree_with_landmarks():
+    made = faces.render(faces.people(6), [faces.scene(i, 0) for i in range(6)], 128)
+    eyes = np.stack([made.points[:, 36:42].mean(1), made.points[:, 42:48].mean(1)], 1)
+    assert np.linalg.norm(eyes - made.landmarks[:, :2].numpy(), axis=-1).max() < 3
+    assert np.linalg.norm((made.points[:, [30, 48, 54]] - made.landmarks[:, 2:]).numpy(), axis=-1).max() < 4
+    jaw = made.points[:, :17]
+    assert (jaw[:, 8, 1] > made.landmarks[:, 3:, 1].amax(1)).all()
+
+@renders
+def test_glasses_and_masks_cover_what_they_should():
+    someone = faces.people(1)[0]
+    scenes = [faces.Scene(), *(faces.Scene(glasses=g) for g in faces.GLASSES[1:]), *(faces.Scene(mask=m) for m in faces.MASKS[1:])]
+    made = faces.render([someone] * len(scenes), scenes, 128)
+    for s, parts, points in zip(scenes, made.parts, made.landmarks.round().long()):
+        assert bool((parts == faces.PARTS.index("glasses")).any()) == (s.glasses != "none")
+        mouth = parts[points[3:, 1], points[3:, 0]]
+        assert bool((mouth == faces.PARTS.index("mask")).all()) == (s.mask != "none")
+
+@renders
+def test_an_interrupted_set_goes_on(tmp_path, monkeypatch):
+    path, made, real = tmp_path / "few.parquet", [], faces.records
+    def until_the_second(index, *rest):
+        if index == 2: raise KeyboardInterrupt
+        made.append(index)
+        return real(index, *rest)
+    monkeypatch.setattr(faces, "records", until_the_second)
+    with pytest.raises(KeyboardInterrupt): faces.make_set(3, per_person=2, size=32, out=path)
+    assert not path.exists() and made == [0, 1]
+    monkeypatch.setattr(faces, "records", lambda index, *rest: made.append(index) or real(index, *rest))
+    table = faces.make_set(3, per_person=2, size=32, out=path)
+    assert made == [0, 1, 2]
+    assert problems(table) == [] and len(pd.read_parquet(path)) == 6
+    assert [p.name for p in tmp_path.iterdir()] == ["few.parquet"]
+
+@renders
+def test_a_set_as_a_folder(tmp_path):
+    faces.make_set(2, per_person=2, size=32, out=tmp_path / "set", format="folder")
+    table = pd.read_parquet(tmp_path / "set" / "faces.parquet")
+    assert problems(table) == [] and "jpeg" not in table
+    assert all(Image.open(tmp_path / "set" / p).size == (32, 32) for p in table["path"])
+
+@renders
+@pytest.mark.parametrize("bad", [dict(n=0), dict(per_person=0), dict(size=8), dict(size=4096), dict(workers=0), dict(format="zip"), dict(format="folder"), dict(held_out=-1)])
+def test_silly_sets_are_refused(bad):
+    with pytest.raises(ConfigError): faces.make_set(**{"n": 2, "per_person": 1, "size": 32, **bad})
