@@ -82,7 +82,7 @@ def shape_scale(names) -> alt.Scale:
     "A scale that gives each of `names` its fixed shape."
     return _scale(names, SHAPES, _SPARE_SHAPES)
 
-# %% ../nbs/library/13_plots.ipynb #95698c30
+# %% ../nbs/library/13_plots.ipynb #371f62a0
 def _table(rows, columns, figure):
     table = pd.DataFrame(rows).copy()
     missing = [c for c in columns if c not in table]
@@ -93,6 +93,7 @@ def _table(rows, columns, figure):
     if shares and table[shares].abs().max().max() > 1.0001: raise DataError(f"The figure {figure} takes shares between 0 and 1, not per cent. Divide by 100.")
     return table
 
+# %% ../nbs/library/13_plots.ipynb #e3945d94
 def percent(
     value: float,              # a share, 0..1
     low: float | None = None,  # lower end of its interval
