@@ -411,7 +411,7 @@ def _grouped(faces, rows, pixels=2**22):
         each = max(1, pixels // int(height * width))
         for s in range(0, len(group), each): yield group.index[s:s + each].to_numpy(copy=True)
 
-# %% ../nbs/library/04_foveation.ipynb #e12343fd
+# %% ../nbs/library/04_foveation.ipynb #6bbaf8ab
 def see(
     faces: FaceSet,
     view: str,                   # a name in `VIEWS`
@@ -426,7 +426,7 @@ def see(
     Raises `DataError` naming the image if its landmarks leave the view without any fixation."""
     recipe = _look_up(view)
     choose(pyramid, PYRAMIDS, "pyramid")
-    rows = np.arange(len(faces)) if rows is None else np.atleast_1d(np.asarray(rows))
+    rows = np.arange(len(faces)) if rows is None else np.atleast_1d(np.array(rows, copy=True))
     if rows.dtype == bool: rows = np.flatnonzero(rows)
     key = digest(faces.fingerprint, view_fingerprint(view), size, pyramid, p, rows.astype(np.int64).tobytes())
     if key in _SEEN: _SEEN.move_to_end(key); return _SEEN[key].clone()
