@@ -68,7 +68,7 @@ def read_value(
     known = ", ".join(f"{k} = {v!r}" for k, v in defaults.items())
     raise ConfigError(f"parameter {name} is {text!r}, but it must be a {type(default).__name__} like its default {default!r}. The parameters are: {known}.")
 
-# %% ../nbs/library/15_cli.ipynb #64207701
+# %% ../nbs/library/15_cli.ipynb #45c55ed7
 def _terminal():
     "A name under which the chapter's kernel can write its progress to this process's standard error, or None."
     path = Path(f"/proc/{os.getpid()}/fd/2")
@@ -131,7 +131,7 @@ def _report(written, out, as_json):
     if as_json: return print(json.dumps(dict(rows=json.loads(rows.to_json(orient="records")), sentence=summary["sentence"], paths=paths)))
     if len(rows): print(_as_text(rows), end="\n\n")
     if summary["sentence"]: print(summary["sentence"], end="\n\n")
-    for name, path in paths.items(): print(f"{name:9} {path}")
+    for name, path in paths.items(): print(f"{name:12} {path}")
 
 def _as_text(rows):
     "A table for a terminal: shares as percentages with their interval, seconds rounded."
