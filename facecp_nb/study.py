@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECOVERIES', 'PROFILE_VALUES', 'SEEDS', 'SHARES', 'CODE', 'SCALES', 'STUDIES', 'Config', 'configure', 'seeds',
            'faces_of', 'manifest', 'key', 'folder', 'environment', 'load_model', 'default_onsets', 'is_done', 'run',
-           'history', 'scores', 'plan', 'grid', 'tested', 'table', 'difference', 'differences', 'histories',
+           'history', 'scores', 'terms', 'plan', 'grid', 'tested', 'table', 'difference', 'differences', 'histories',
            'whole_story', 'reared_views', 'onset_curve', 'scale', 'ship', 'shipped_rows', 'takes', 'publish', 'verdict',
            'runs', 'show', 'collect']
 
@@ -339,6 +339,13 @@ def scores(config: Config) -> pd.DataFrame:
     "One row per test picture and view: seed, person, image, view, correct, named. Runs first if need be."
     run(config)
     return _read(folder(config) / "scores.parquet")
+
+# %% ../nbs/library/12_study.ipynb #f6589d66
+def terms(config: Config) -> pd.DataFrame:
+    "One row per taught epoch of a run with recovery (see `Distill`): epoch, ce, kd, at, and each term's share of the gradient. Runs first if need be."
+    if config.recovery == "none": raise ConfigError(f"the run {config.rearing!r} has no teacher, so there are no terms. Set recovery to one of: {', '.join(RECOVERIES[1:])}.")
+    run(config)
+    return _read(folder(config) / "terms.parquet")
 
 # %% ../nbs/library/12_study.ipynb #2dc6b647
 def plan(
