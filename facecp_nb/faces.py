@@ -24,13 +24,19 @@ from PIL import Image
 
 from .core import *
 
-# %% ../nbs/library/01_faces.ipynb #72f83e6f
+# %% ../nbs/library/01_faces.ipynb #66884d6a
 def can_render() -> bool:
     "Whether the two packages of the extra [render] are installed."
     return all(importlib.util.find_spec(name) for name in ("anny", "warp"))
 
 def _need_renderer():
     if not can_render(): raise DataError("Rendering new faces needs anny and warp, which are not installed: pip install 'facecp_nb[render]' (or: pip install anny warp-lang).")
+
+def _warp():
+    "warp, told not to announce itself; to be called before anny is imported, which wakes it."
+    import warp
+    warp.config.log_level = warp.LOG_WARNING
+    return warp
 
 # %% ../nbs/library/01_faces.ipynb #e8eec5b4
 REGIONS = ("eyes", "nose", "mouth", "outline")
@@ -318,11 +324,12 @@ def _points68(address, skin, lid, lip, inner):
     groups = ((jaw, skin), (brow + mirror(brow), skin), (nose, skin), (eye + other, lid), (mouth, lip), (lips, inner))
     return torch.tensor([nearest(point, among) for points, among in groups for point in points])
 
-# %% ../nbs/library/01_faces.ipynb #f4cecbba
+# %% ../nbs/library/01_faces.ipynb #1d31631e
 @functools.cache
 def _head():
     "The mean bust: addresses (N,3) in cm, faces (T,3), their parts (T,), displacement fields (K,N,3), windows and landmarks' vertices."
     _need_renderer()
+    _warp()
     import anny
     from anny.face_segmentation import get_face_segmentation_mask
     model = anny.Anny(rig="makehuman", topology="anny", local_changes="all", facial_actions="all", phenotypes="all")
@@ -656,12 +663,11 @@ def _pose(vertices, scenes):
     middle = (torch.tensor([0., -2., -3.2]) - neck) @ _rotations(yaw, pitch, roll).transpose(1, 2)
     return share * turned + (1 - share) * follows - middle[:, None]
 
-# %% ../nbs/library/01_faces.ipynb #d1c6625c
+# %% ../nbs/library/01_faces.ipynb #6fd5e3c0
 @functools.cache
 def _kernels():
     _need_renderer()
-    import warp as wp
-    wp.config.quiet = True
+    wp = _warp()
 
     @wp.func
     def corner(ax: float, ay: float, bx: float, by: float, px: float, py: float):
@@ -1035,7 +1041,7 @@ def _pixels(face, carried, persons, scenes, lamp):
     p.grey = _ramp(46., 78., p.years)
     return p
 
-# %% ../nbs/library/01_faces.ipynb #2f0d116e
+# %% ../nbs/library/01_faces.ipynb #4528cc01
 def _carried(world):
     "What vertices carry: normal, address, place, lip, hollow, height above the hairline (filled in later), lid edge, lip edge."
     head, mesh = _head(), _mesh()
@@ -1049,14 +1055,19 @@ def _carried(world):
     windows = [flat(F.pad(head.windows[r], (0, mesh.n - head.n))) for r in ("eyes", "nose", "mouth")]
     return normals, [flat(mesh.lip), hollow[..., None]], [flat(mesh.lid_edge), flat(mesh.lip_edge), *windows]
 
-def _at_vertices(window, head, mesh, face):
-    "(B,S,S) uint8: the largest weight of `window` at the corners of the triangle seen; 0 where that is not skin, eye or mouth."
+# what a region carries besides its skin: hair sits on the outline, teeth and a mask on the mouth, glasses on the eyes
+_CARRIES = {"eyes": [13], "nose": [], "mouth": [12, 14], "outline": [10, 11]}
+
+def _at_vertices(region, head, mesh, face):
+    "(B,S,S) uint8: the largest weight of the region's window at the corners of the triangle seen."
+    window = head.windows[region]
     # where a vertex moves, the slope at its neighbours changes too: they count, with the least weight
     beside = torch.zeros(head.n).scatter_reduce(0, head.edges[:, 0], (window[head.edges[:, 1]] > 0).float(), "amax") / 255
     own = F.pad(torch.maximum(window, beside), (0, mesh.n - head.n))[mesh.faces].amax(1)
+    own[torch.isin(mesh.parts, torch.tensor(_CARRIES[region]))] = 1
     return torch.where(face < 0, 0., own[face.clamp(min=0).long()]).mul(255).ceil().to(torch.uint8)
 
-# %% ../nbs/library/01_faces.ipynb #cd77194c
+# %% ../nbs/library/01_faces.ipynb #ec448153
 @torch.no_grad()
 def _render(persons, scenes, size):
     head, mesh = _head(), _mesh()
@@ -1079,7 +1090,7 @@ def _render(persons, scenes, size):
     boxes = torch.cat([flat[:, head.face].amin(1), flat[:, head.face].amax(1)], 1)
     shown = face[:, ::2, ::2].long()
     parts = torch.where(shown < 0, -1, mesh.parts[shown.clamp(min=0)]).to(torch.int8)
-    weight = torch.stack([_at_vertices(head.windows[r], head, mesh, face[:, ::2, ::2]) for r in REGIONS], 1)
+    weight = torch.stack([_at_vertices(r, head, mesh, face[:, ::2, ::2]) for r in REGIONS], 1)
     return Pictures(images, landmarks, boxes, parts, flat[:, head.points], weight, seen[:, ::2, ::2, 7].masked_fill(shown < 0, torch.nan))
 
 # %% ../nbs/library/01_faces.ipynb #8713caca

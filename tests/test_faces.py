@@ -1,5 +1,5 @@
 "The shipped people: the table is whole, a sample of it can be made again, and the rules that training relies on hold"
-import hashlib, io
+import io
 
 import numpy as np
 import pandas as pd
@@ -68,14 +68,14 @@ def test_without_the_renderer_a_sentence_helps(monkeypatch):
 # --- surgery, time, truth --------------------------------------------------------------------------------------------
 
 @renders
-@pytest.mark.parametrize("region", ["eyes", "nose", "mouth"])
+@pytest.mark.parametrize("region", faces.REGIONS)
 def test_twins_are_equal_outside_their_region(region):
     "Equal byte by byte beyond the region's reach; where a cast shadow crosses, by a few grey levels in a few pixels."
     for seed in (1, 5):
         pair = faces.render(faces.twins(region, seed=seed), [faces.Scene(yaw=10., blur=.5, noise=.01)] * 2, 128)
         difference = (pair.images[0].int() - pair.images[1].int()).abs().amax(0)
         reach = faces.reach(pair, region)
-        assert reach.float().mean() < .25
+        assert reach.float().mean() < (.25 if region != "outline" else .6)
         assert (difference[reach] > 0).float().mean() > .05
         assert (difference[~reach] > 0).float().mean() < .01
 
