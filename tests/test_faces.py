@@ -4,6 +4,7 @@ import io, sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from execnb.shell import CaptureShell
 from fastcore.xtras import working_directory
 from PIL import Image
@@ -175,3 +176,15 @@ def test_the_chapter_speaks_without_the_renderer(monkeypatch):
                 assert shell.exc is None, source(cell)
         finally: sys.modules.pop("anny", None)
     assert said.count("Not drawn") == 6
+
+@renders
+def test_the_same_seed_gives_the_same_bits():
+    "Twice the same, with one thread or two."
+    def once(threads):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try: return faces.render(faces.people(2, seed=9), [faces.scene(i, 0, 9) for i in range(2)], 96)
+        finally: torch.set_num_threads(before)
+    first, second, third = once(1), once(1), once(2)
+    for field in ("images", "parts", "landmarks"): assert torch.equal(getattr(first, field), getattr(second, field)), field
+    assert (first.images.int() - third.images.int()).abs().float().mean() < .01
