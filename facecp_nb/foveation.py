@@ -182,7 +182,7 @@ def _blurred(x, rows, columns, box):
     down_x, up_x, at_x = _cut(columns, *box[2:])
     return _apply(up_y, _apply(down_y, x[at_y, ..., at_x], down_x), up_x)
 
-# %% ../nbs/library/04_foveation.ipynb #aa5926ba
+# %% ../nbs/library/04_foveation.ipynb #6c609906
 def _check_settings(sigma, p, k, alpha, levels, pyramid):
     choose(pyramid, PYRAMIDS, "pyramid")
     _positive(sigma=sigma, p=p, k=k, alpha=alpha)
@@ -203,7 +203,7 @@ def _working(images):
 
 def _rows_first(images):
     "(B,C,H,W) -> (H,B,C,W) in working precision."
-    return images.permute(2, 0, 1, 3).to(_working(images), memory_format=torch.contiguous_format)
+    return images.permute(2, 0, 1, 3).to(_working(images), memory_format=torch.contiguous_format, copy=True)
 
 # %% ../nbs/library/04_foveation.ipynb #d77ef458
 def blur_levels(
@@ -222,7 +222,7 @@ def blur_levels(
     full = [x] + [_blurred(x, rows, columns, (0, height, 0, width)) for rows, columns in zip(*ladders)]
     return torch.stack(full).permute(0, 2, 3, 1, 4)
 
-# %% ../nbs/library/04_foveation.ipynb #22befff2
+# %% ../nbs/library/04_foveation.ipynb #ac3df428
 def _half_height(level, sigma, k):
     "The resolution at which level `level` passes one half: omega, not yet clipped to 1."
     return sigma * 2. ** (3 - level) * math.sqrt(math.log(2) / k)
@@ -232,15 +232,16 @@ def _levels_at(distance, sigma, p, k, alpha, levels):
     if levels == 1: return distance.fill_(1)
     omega = _half_height(1, sigma, k)
     u = distance.mul_(omega / (alpha * p)).add_(omega).log2_()  # log2(omega_1 / R)
-    sharp, pair = u < 0, u.floor().clamp_(0, levels - 2)
+    sharp = u.neg().sign_().clamp_(min=0)
+    pair = u.floor().clamp_(0, levels - 2)
     t = u.sub_(pair).mul_(-2).exp2_().neg_().exp2_()
     t_next = t.square().square_()
     if float(pair.max()) == levels - 2: t_next.masked_fill_(pair == levels - 2, 0)
     b = (.5 - t_next).div_(t.sub_(t_next).add_(1e-5))
-    # rounding near a fixation must not touch the sharp pixels, hence the fill instead of a clamp
-    return pair.add_(2).sub_(b).masked_fill_(sharp, 1)
+    # B is not quite 1 at the first radius (the 1e-5); inside it the picture must not be touched at all
+    return pair.add_(2).sub_(b).lerp_(torch.ones((), dtype=b.dtype, device=b.device), sharp)
 
-# %% ../nbs/library/04_foveation.ipynb #845af86f
+# %% ../nbs/library/04_foveation.ipynb #16494fd3
 def _distance(fixations, height, width):
     "(H,B,W): pixels to the nearest fixation (B,K,2); rows with a NaN count as infinitely far."
     far = fixations.masked_fill(fixations.isnan().any(-1, keepdim=True), math.inf)
@@ -248,7 +249,7 @@ def _distance(fixations, height, width):
     nearest = None
     for fixation in far.unbind(1):
         d = (y[:, None] - fixation[:, 1]).square()[..., None] + (x - fixation[:, :1]).square()
-        nearest = d if nearest is None else torch.minimum(nearest, d, out=nearest)
+        nearest = d if nearest is None else torch.minimum(nearest, d, out=d)
     return nearest.sqrt_()
 
 # %% ../nbs/library/04_foveation.ipynb #562c5bfb
@@ -297,7 +298,7 @@ def _extent(fixations):
     low, high = (fixations.masked_fill(lost, s * math.inf).flatten(0, 1) for s in (1, -1))
     return torch.cat([low.amin(0), high.amax(0)]).tolist()
 
-# %% ../nbs/library/04_foveation.ipynb #b250e2d6
+# %% ../nbs/library/04_foveation.ipynb #7c0abc70
 _WHOLE = .3  # share of the picture from which on a level is computed whole
 
 def _boxes(fixations, top, height, width, sigma, p, k, alpha, levels):
@@ -310,13 +311,22 @@ def _boxes(fixations, top, height, width, sigma, p, k, alpha, levels):
         out.append(_box(extent, reach, height, width) if reach >= 0 else (0, 0, 0, 0))
     return out
 
+def _shrink(x, row, column, size=8):
+    "`x` (H,B,C,W) at one level, `size` rows of the result at a time: each needs few rows of `x`."
+    flat, parts = x.view(len(x), -1), []
+    for a in range(0, len(row.down), size):
+        span = row.down_span[a:a + size]
+        first, last = span[0, 0], span[-1, 1]
+        parts.append(row.down[a:a + size, first:last] @ flat[first:last])
+    return torch.cat(parts).view(-1, *x.shape[1:]) @ column.down.T
+
 def _whole(x, rows, columns, boxes):
     "{level: its small picture} for the coarse levels whose boxes are wide, each made from the one before."
     small, out = None, {}
     for level, (y0, y1, x0, x1) in enumerate(boxes[1:], 2):
         row, column = rows[level - 2], columns[level - 2]
         if small is not None: small = _apply(row.step, small, column.step)
-        elif (y1 - y0) * (x1 - x0) > _WHOLE * len(x) * x.shape[-1]: small = _apply(row.down, x, column.down)
+        elif (y1 - y0) * (x1 - x0) > _WHOLE * len(x) * x.shape[-1]: small = _shrink(x, row, column)
         if small is not None: out[level] = small
     return out
 
@@ -340,7 +350,7 @@ def _foveate(x, fixations, sigma, p, k, alpha, levels, pyramid):
         under.lerp_(sharper, (level + 1 - at[y0:y1, ..., x0:x1]).clamp_(0, 1).expand_as(under))
     return out
 
-# %% ../nbs/library/04_foveation.ipynb #b1f761b7
+# %% ../nbs/library/04_foveation.ipynb #7ea600bf
 _STEP = 2. ** -10          # of a grey level: results are rounded to it before they are floored
 _GPU_PIXELS = 2 ** 24      # in one batch on a GPU: some 1.5 GB while working
 
@@ -350,6 +360,7 @@ def _finish(x, dtype):
     else: x = x + ((x / _STEP).round() * _STEP - x).detach()
     return x.permute(1, 2, 0, 3)
 
+# %% ../nbs/library/04_foveation.ipynb #960d392e
 def foveate(
     images: torch.Tensor,        # (B,C,H,W) uint8, or floating point with grey levels 0..255
     fixations: torch.Tensor,     # (B,K,2) x, y in pixels; rows with NaN are ignored, points outside the image are allowed
