@@ -44,7 +44,7 @@ def find_chapter(
     if len(found) == 1: return found[0]
     raise ConfigError(f"{len(found)} chapters fit {name!r}. There are: {', '.join(p.stem for p in files)}.")
 
-# %% ../nbs/library/15_cli.ipynb #f872f8ba
+# %% ../nbs/library/15_cli.ipynb #6ecae948
 def parameters_of(
     notebook: Path,
 ) -> dict:
@@ -64,11 +64,11 @@ def read_value(
     if isinstance(default, str): return text
     try: value = ast.literal_eval(text)
     except (ValueError, SyntaxError): value = text
-    if default is None or value is None or type(value) is type(default) or (isinstance(default, float) and type(value) is int): return value
+    if default is None or type(value) is type(default) or (isinstance(default, float) and type(value) is int): return value
     known = ", ".join(f"{k} = {v!r}" for k, v in defaults.items())
     raise ConfigError(f"parameter {name} is {text!r}, but it must be a {type(default).__name__} like its default {default!r}. The parameters are: {known}.")
 
-# %% ../nbs/library/15_cli.ipynb #45c55ed7
+# %% ../nbs/library/15_cli.ipynb #3a076481
 def _terminal():
     "A name under which the chapter's kernel can write its progress to this process's standard error, or None."
     path = Path(f"/proc/{os.getpid()}/fd/2")
@@ -83,7 +83,8 @@ def execute(
     "Execute a chapter with papermill; returns the executed notebook. A `FaceCPError` inside the chapter is raised again here."
     import papermill
     from papermill.exceptions import PapermillExecutionError
-    out.mkdir(parents=True, exist_ok=True)
+    try: out.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise ConfigError(f"The results cannot be written to {out} ({e.strerror}). Choose another folder with --out.") from None
     written = out / notebook.name
     if _terminal(): os.environ["FACECP_PROGRESS"] = _terminal()
     os.environ["FACECP_HOME"] = str(home().resolve())

@@ -59,7 +59,7 @@ def home(
         if (folder / "settings.ini").is_file(): return folder / "runs"
     return start / "runs"
 
-# %% ../nbs/library/00_core.ipynb #b5d0447c
+# %% ../nbs/library/00_core.ipynb #54125d0c
 def shipped(
     name: str,  # a file name in data/, e.g. 'faces.parquet'
 ) -> Path:
@@ -67,17 +67,19 @@ def shipped(
     package = Path(__file__).resolve().parent if "__file__" in globals() else Path(importlib.util.find_spec("facecp_nb").origin).parent
     for folder in (package.parent / "data", package / "shipped"):
         if (folder / name).is_file(): return folder / name
-    raise DataError(f"The shipped file {name!r} is missing beside {package.name}/. Reinstall the package, or make it again with `facecp faces`.")
+    raise DataError(f"The shipped file {name!r} is missing beside {package.name}/. Restore data/{name} from the repository, or reinstall the package.")
 
-# %% ../nbs/library/00_core.ipynb #e763f5cd
+# %% ../nbs/library/00_core.ipynb #419f4e86
 @contextmanager
 def atomic(
     path,  # the name the file shall have when it is whole
 ):
     "Yield a temporary path beside `path`; rename it to `path` if the block succeeds, delete it if it does not."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    except OSError as e: raise StoreError(f"{path} cannot be written ({e.strerror}). Choose another folder, or free this one.") from None
     os.close(handle)
     temporary = Path(name)
     try:
@@ -88,15 +90,17 @@ def atomic(
         os.replace(temporary, path)
     finally: temporary.unlink(missing_ok=True)
 
-# %% ../nbs/library/00_core.ipynb #3382b7de
+# %% ../nbs/library/00_core.ipynb #bfe8db71
 def write_json(path, value):
     "Write `value` to `path` as indented JSON, atomically."
     with atomic(path) as t: t.write_text(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
 
 def read_json(path):
-    "Read the JSON file at `path`; `StoreError` if it is not JSON."
-    try: return json.loads(Path(path).read_text())
-    except json.JSONDecodeError as e: raise StoreError(f"{Path(path).name} is not valid JSON ({e}). Delete the run's folder to train it again.") from None
+    "Read the JSON object in the file at `path`; `StoreError` if there is none."
+    try: value = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as e: raise StoreError(f"{Path(path).name} in {Path(path).parent} cannot be read ({e}). Delete that folder to make it again.") from None
+    if not isinstance(value, dict): raise StoreError(f"{Path(path).name} in {Path(path).parent} holds no JSON object. Delete that folder to make it again.")
+    return value
 
 # %% ../nbs/library/00_core.ipynb #5a8c49ae
 def digest(

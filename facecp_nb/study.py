@@ -9,8 +9,8 @@ __all__ = ['RECOVERIES', 'PROFILE_VALUES', 'SEEDS', 'SHARES', 'CODE', 'SCALES', 
            'whole_story', 'reared_views', 'onset_curve', 'scale', 'ship', 'shipped_rows', 'takes', 'publish', 'verdict',
            'runs', 'show', 'collect']
 
-# %% ../nbs/library/12_study.ipynb #c6df4873
-import functools, json, math, os, shutil, time, warnings
+# %% ../nbs/library/12_study.ipynb #b7ce3b24
+import functools, math, os, re, shutil, time, warnings
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -18,17 +18,17 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from .core import PROFILES, ConfigError, StoreError, atomic, choose, code_hash, device, digest, home, progress, read_json, resolve_profile, seed_all, shipped, write_json
+from .core import PROFILES, ConfigError, DataError, StoreError, atomic, choose, code_hash, device, digest, home, progress, read_json, resolve_profile, seed_all, shipped, write_json
 from .data import FaceSet
 from .detection import open_faces
 from .evaluation import bootstrap, compare
-from .foveation import VIEWS, see
-from .models import ARCHITECTURES, create
-from .recovery import Distill
+from .foveation import VIEWS, see, view_fingerprint
+from .models import check_size, create
 from .training import SCHEDULES, Checkpoint, Rearing, RateLedger, ViewLoader, learner, rear
+from .recovery import Distill
 from fastai.callback.core import Callback
 
-# %% ../nbs/library/12_study.ipynb #167b7561
+# %% ../nbs/library/12_study.ipynb #365ef86c
 RECOVERIES = ("none", "kd", "at", "kd+at")
 
 @dataclass(frozen=True)
@@ -63,15 +63,17 @@ class Config:
     threads: int = 2
 
     def __post_init__(self):
-        for name, least in dict(size=8, epochs=1, batch=2, seed=0, threads=1).items(): self._check_int(name, least)
+        for name, least, most in (("size", 8, 1024), ("epochs", 1, 10_000), ("batch", 2, 65_536), ("seed", 0, 2**31), ("threads", 1, 4 * (os.cpu_count() or 1))): self._check_int(name, least, most)
         for name, least in dict(clean=1, people=2, images=3).items():
-            if getattr(self, name) is not None: self._check_int(name, least)
+            if getattr(self, name) is not None: self._check_int(name, least, 10_000)
+        for name in ("rearing", "rates", "recovery", "teacher", "arch", "schedule", "pyramid", "data"):
+            if not isinstance(getattr(self, name), str): raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be a word or a line of text.")
         for name, low, high in (("lr", 0, 10), ("momentum", 0, 1), ("weight_decay", 0, 1), ("alpha", 0, 1), ("temperature", 0, 1e3), ("beta", 0, 1e6)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high: raise ConfigError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}.")
             object.__setattr__(self, name, float(value))
         if self.lr == 0 or self.temperature == 0: raise ConfigError("lr and temperature must be above 0.")
-        choose(self.arch, ARCHITECTURES, "arch"); choose(self.schedule, SCHEDULES, "schedule"); choose(self.recovery, RECOVERIES, "recovery")
+        check_size(self.arch, self.size); choose(self.schedule, SCHEDULES, "schedule"); choose(self.recovery, RECOVERIES, "recovery")
         choose(self.pyramid, ("published", "antialiased"), "pyramid")
         for text in (self.rearing, self.teacher, *([self.source] if self.source else [])):
             for view in Rearing.parse(text).views: choose(view, [*VIEWS, "none"], f"view in rearing {text!r}")
@@ -80,9 +82,9 @@ class Config:
         if self.onset == 0 and (self.rates == "restarted" or self.recovery != "none"): raise ConfigError(f"rearing {self.rearing!r} has one phase, so there is no onset at which rates restart or recovery begins.")
         self.resolved  # an onset past the end is refused here
 
-    def _check_int(self, name, least):
+    def _check_int(self, name, least, most):
         value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least: raise ConfigError(f"{name} is {value!r}; it must be a whole number, at least {least}.")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most: raise ConfigError(f"{name} is {value!r}; it must be a whole number from {least} to {most}.")
 
     @property
     def source(self) -> str | None:
@@ -122,7 +124,7 @@ class Config:
         out = [self.base(), self.alone(self.source) if self.source else None, self.alone(self.teacher) if self.recovery != "none" else None]
         return [c for c in out if c is not None]
 
-# %% ../nbs/library/12_study.ipynb #f8da1e2c
+# %% ../nbs/library/12_study.ipynb #32018e6a
 PROFILE_VALUES = {
     "smoke": dict(people=6, images=14, size=24, epochs=6),
     "quick": dict(),
@@ -132,7 +134,7 @@ SEEDS = {"smoke": 2, "quick": 2, "full": 5}
 
 def configure(
     profile: str,  # 'smoke', 'quick' or 'full'
-    **changes,     # fields of `Config`
+    /, **changes,  # fields of `Config`
 ) -> Config:
     "The profile's configuration, with changes."
     unknown = set(changes) - {f.name for f in fields(Config)}
@@ -177,7 +179,7 @@ def _tensors(config, view, rows): return _view(config.data, config.people, confi
 
 def _rows(config, split): return torch.from_numpy((faces_of(config).records.split == split).to_numpy().nonzero()[0])
 
-# %% ../nbs/library/12_study.ipynb #7cbbbf83
+# %% ../nbs/library/12_study.ipynb #1d7c011c
 CODE = ("core", "faces", "data", "detection", "foveation", "masks", "models", "heads", "training", "recovery")
 
 def _canonical(config):
@@ -196,13 +198,15 @@ def key(
     config: Config,
 ) -> str:
     "The run's name: sixteen hexadecimal characters."
-    return digest(_canonical(config), faces_of(config).fingerprint, _code(), torch.__version__.split(".")[0], device())
+    # a view is a name that a reader can give to other fixations
+    views = {v: view_fingerprint(v) for v in config.resolved.views if v != "none"}
+    return digest(_canonical(config), views, faces_of(config).fingerprint, _code(), torch.__version__.split(".")[0], device())
 
 def folder(config: Config) -> Path:
     "Where the run is kept."
     return home() / key(config)
 
-# %% ../nbs/library/12_study.ipynb #e6f85843
+# %% ../nbs/library/12_study.ipynb #84b47fe8
 class _Tick(Callback):
     "Tell the progress line that an epoch is over."
     def __init__(self, step): super().__init__(); self.step = step
@@ -223,10 +227,9 @@ def load_model(
     config: Config,  # of a run that is done
 ) -> torch.nn.Module:
     "The trained network of a run, in evaluation mode, on the device."
-    from safetensors.torch import load_file
     run(config)
     model = create(config.arch, len(faces_of(config).people), config.size)
-    tensors = load_file(folder(config) / "last.safetensors")
+    tensors, _ = Checkpoint.read(folder(config) / "last.safetensors")
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
     return model.to(device(), memory_format=torch.channels_last).eval()
 
@@ -282,7 +285,7 @@ def _begin(config, where):
     "Write config.json for a new run; for one that was begun elsewhere, warn if its bits cannot be the same."
     facts = dict(config=asdict(config) | dict(data=str(config.data)), faces=faces_of(config).fingerprint, code=_code(), environment=environment(config))
     if not (where / "config.json").exists(): return write_json(where / "config.json", facts)
-    before = read_json(where / "config.json")["environment"]
+    before = read_json(where / "config.json").get("environment", {})
     different = [f"{k} {before.get(k)} -> {v}" for k, v in facts["environment"].items() if before.get(k) != v]
     if different: warnings.warn(f"run {where.name} is resumed in another environment ({', '.join(different)}): its last bits may differ.")
 
@@ -439,11 +442,13 @@ def histories(plan: pd.DataFrame) -> pd.DataFrame:
     "The histories of all runs of a plan, with condition and seed in front."
     return pd.concat([history(c).assign(condition=name, seed=s) for name, s, c in zip(plan.condition, plan.seed, plan.config)], ignore_index=True)
 
-# %% ../nbs/library/12_study.ipynb #ddec26a0
+# %% ../nbs/library/12_study.ipynb #e5dafd24
 def whole_story(profile: str = "quick", seed: int = 0, data: str = "rendered", early: str = "10%", late: str = "75%", **changes) -> pd.DataFrame:
     "The plan of chapter 00: the effect, its two controls, one recovery. `early` and `late` are onsets in epochs or percent; `changes` are fields of `Config`."
     c = lambda rearing, **more: configure(profile, rearing=rearing, data=data, **(changes | more))
-    lengths = dict(early=early, late=late)
+    lengths = dict(early=str(early), late=str(late))
+    for name, length in lengths.items():
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?%?", length): raise ConfigError(f"{name} is {length!r}; it must be a number of epochs, such as 6, or a share of the run, such as 25%.")
     early, late = (c(f"mouth:{length} > full", rates="replayed:mouth") for length in lengths.values())
     if early.onset >= late.onset: raise ConfigError(f"early is {lengths['early']!r} and late is {lengths['late']!r}: the early onset (epoch {early.onset}) must come before the late one (epoch {late.onset}).")
     return plan({
@@ -464,6 +469,8 @@ def onset_curve(profile: str = "quick", seed: int = 0, data: str = "rendered", v
     """
     c = lambda rearing, **more: configure(profile, rearing=rearing, data=data, **(changes | more))
     percent = lambda share: f"{100 * share:g}%"
+    onsets = list(onsets) if isinstance(onsets, (list, tuple)) else [onsets]
+    if not onsets or len(set(onsets)) < len(onsets) or not all(isinstance(s, (int, float)) and 0 < s < 1 for s in onsets): raise ConfigError(f"onsets is {onsets}; it must be a list of different shares of the run between 0 and 1, such as [.1, .5].")
     replay = f"replayed:{view}"
     first = c(f"{view}:{percent(min(onsets))} > full", rates=replay)
     runs = {}
@@ -495,7 +502,7 @@ def scale(profile: str = "quick", seed: int = 0, data: str = "rendered", points=
 
 STUDIES = {"whole-story": whole_story, "reared-views": reared_views, "onset-curve": onset_curve, "scale": scale}
 
-# %% ../nbs/library/12_study.ipynb #40276697
+# %% ../nbs/library/12_study.ipynb #b9dfeded
 def ship(
     name: str,           # a key of `STUDIES`
     profile: str,
@@ -517,7 +524,8 @@ def shipped_rows(
     profile: str = "full",
 ) -> pd.DataFrame:
     "The rows that ship for a study at a profile; an empty table if nobody has run it yet."
-    rows = pd.read_parquet(shipped("rows.parquet"))
+    try: rows = pd.read_parquet(shipped("rows.parquet"))
+    except DataError: return pd.DataFrame()
     return rows[(rows["study"] == choose(name, STUDIES, "study")) & (rows.profile == choose(profile, PROFILES, "profile"))].reset_index(drop=True)
 
 def takes(
@@ -565,23 +573,31 @@ def verdict(
                    f"{equal} cannot be told from the early one, so the loss is one of time and rate")
     return f"{seen}; {control}; {before} (untrained: {percent('untrained+late')}), and {teacher} ({percent('late+kd+at')})."
 
-# %% ../nbs/library/12_study.ipynb #d0240e01
+# %% ../nbs/library/12_study.ipynb #ee1cf245
+def _folders():
+    "The folders of runs: sixteen hexadecimal characters, begun or done."
+    return sorted(p for p in home().glob("*") if re.fullmatch("[0-9a-f]{16}", p.name) and p.is_dir())
+
+def _row(where):
+    "What `runs` says of one folder."
+    row = dict(key=where.name, done=(where / "done").exists(), current=False, megabytes=sum(f.stat().st_size for f in where.rglob("*") if f.is_file()) / 1e6)
+    try:
+        facts = read_json(where / "config.json")
+        record = _read(where / "record.parquet").iloc[0] if row["done"] else {}
+        return row | {k: facts["config"][k] for k in ("rearing", "rates", "recovery", "arch", "size", "seed")} | dict(
+            epochs=record.get("epochs"), accuracy_full=record.get("accuracy_full"), current=facts["code"] == _code())
+    except (StoreError, KeyError): return row | dict(rearing="damaged")
+
 def runs() -> pd.DataFrame:
-    "One row per kept run: key, rearing, rates, recovery, arch, seed, epochs, accuracy_full, megabytes, done, current (made by the present code)."
-    out = []
-    for config_file in sorted(home().glob("*/config.json")):
-        where, facts = config_file.parent, read_json(config_file)
-        config, done = facts["config"], (config_file.parent / "done").exists()
-        record = _read(where / "record.parquet").iloc[0] if done else {}
-        out.append(dict(key=where.name, **{k: config[k] for k in ("rearing", "rates", "recovery", "arch", "size", "seed")}, epochs=record.get("epochs"), accuracy_full=record.get("accuracy_full"),
-                        megabytes=sum(f.stat().st_size for f in where.rglob("*") if f.is_file()) / 1e6, done=done, current=facts["code"] == _code()))
-    return pd.DataFrame(out, columns=["key", "rearing", "rates", "recovery", "arch", "size", "seed", "epochs", "accuracy_full", "megabytes", "done", "current"])
+    "One row per kept run: key, rearing ('damaged' if its files cannot be read), rates, recovery, arch, size, seed, epochs, accuracy_full, megabytes, done, current (made by the present code)."
+    columns = ["key", "rearing", "rates", "recovery", "arch", "size", "seed", "epochs", "accuracy_full", "megabytes", "done", "current"]
+    return pd.DataFrame([_row(where) for where in _folders()], columns=columns)
 
 def show(
     name: str,  # a key, or its first characters
 ) -> dict:
     "Everything a run's files say about it: config, record (if done), the last epochs."
-    found = [p for p in home().glob(f"{name}*") if (p / "config.json").exists()]
+    found = [p for p in _folders() if p.name.startswith(name)]
     if len(found) != 1: raise StoreError(f"{len(found)} runs in the store begin with {name!r}. `facecp runs ls` lists them.")
     where = found[0]
     out = dict(key=where.name, **read_json(where / "config.json"))
@@ -591,7 +607,7 @@ def show(
 def collect(
     dry: bool = False,  # only say what would go
 ) -> pd.DataFrame:
-    "Delete runs of other code versions; returns their rows of `runs`. A run whose lock is held is left alone."
+    "Delete damaged runs and runs of other code versions; returns their rows of `runs`. A run whose lock is held is left alone."
     kept = runs()
     gone = kept[~kept.current.astype(bool)]
     for name in [] if dry else gone.key:

@@ -31,8 +31,8 @@ from torch.optim import lr_scheduler
 
 from .core import ConfigError, StoreError, atomic, choose, digest
 
-# %% ../nbs/library/08_training.ipynb #f6ebd9be
-_PHASE = re.compile(r"^(?P<view>[a-z][a-z0-9_]*)(?::(?P<length>\d+(?:\.\d+)?)(?P<percent>%)?)?$")
+# %% ../nbs/library/08_training.ipynb #0217c79e
+_PHASE = re.compile(r"(?P<view>[a-z][a-z0-9_]*)(?::(?P<length>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<percent>%)?)?")
 
 class Rearing(Callback):
     """What the network sees, epoch by epoch: a fastai callback that sets the training loader's view.
@@ -57,7 +57,7 @@ class Rearing(Callback):
         allowed = "Write phases joined by '>', each view:epochs or view:percent%, the last a view alone: 'mouth:15 > full'."
         parts, phases = [p.strip() for p in str(text).split(">")], []
         for i, part in enumerate(parts):
-            last, m = i == len(parts) - 1, _PHASE.match(part)
+            last, m = i == len(parts) - 1, _PHASE.fullmatch(part)
             if not m: raise ConfigError(f"rearing {text!r}: {part!r} is not a phase. {allowed}")
             length = m["length"]
             if last != (length is None):
@@ -72,8 +72,8 @@ class Rearing(Callback):
         return cls(phases)
 
     def __str__(self):
-        show = lambda n: "" if n is None else f":{n}" if isinstance(n, int) else f":{n * 100:g}%"
-        return " > ".join(f"{view}{show(n)}" for view, n in self.phases)
+        def length(n): return "" if n is None else f":{n}" if isinstance(n, int) else f":{100 * n:.6f}".rstrip("0").rstrip(".") + "%"
+        return " > ".join(view + length(n) for view, n in self.phases)
     __repr__ = __str__
 
     @property
@@ -249,7 +249,7 @@ class History(Callback):
     def state_dict(self): return dict(rows=self.rows, carry=self._sums() if self._open else self._carry)
     def load_state_dict(self, state): self.rows, self._carry = state["rows"], tuple(state["carry"])
 
-# %% ../nbs/library/08_training.ipynb #b9a84fdc
+# %% ../nbs/library/08_training.ipynb #d5e115c1
 def _rng_tensors():
     state = {"rng.torch": torch.get_rng_state()}
     if torch.cuda.is_available(): state["rng.cuda"] = torch.cuda.get_rng_state()
@@ -298,9 +298,11 @@ class Checkpoint(Callback):
 
     def age(self) -> int:
         "The epoch in which a fit would go on."
-        return 0 if self.source() is None else self._read(self.source())[1]["age"]
+        return 0 if self.source() is None else self.read(self.source())[1]["age"]
 
-    def _read(self, path):
+    @staticmethod
+    def read(path) -> tuple[dict, dict]:
+        "The tensors and the state in the file at `path`; `StoreError` if it is damaged."
         try:
             with safe_open(path, "pt") as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads(f.metadata()["state"])
         except Exception as e: raise StoreError(f"The checkpoint {Path(path).name} in run {Path(path).parent.name} cannot be read ({e}). Delete that folder to train the run again.") from None
@@ -326,7 +328,7 @@ class Checkpoint(Callback):
     def before_fit(self):
         source = self.source()
         if source is None: return
-        tensors, state = self._read(source)
+        tensors, state = self.read(source)
         self.learn.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         fresh = self.fresh and source == self.start
         optimizer = self.learn.opt.opt
