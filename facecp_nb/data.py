@@ -255,6 +255,8 @@ def _positions(rows, n):
     if rows.dtype == bool:
         if len(rows) != n: raise DataError(f"A mask of {len(rows)} values does not fit {n} images.")
         return np.flatnonzero(rows)
+    if rows.ndim != 1 or rows.size and rows.dtype.kind not in "iu":
+        raise DataError(f"Rows must be whole numbers or a mask in one dimension, but got {rows.dtype} values of shape {rows.shape}; give positions such as [0, 2].")
     if rows.size and (rows.min() < -n or rows.max() >= n): raise DataError(f"Row {rows.max() if rows.max() >= n else rows.min()} is asked for, but there are {n} images (rows 0 to {n - 1}).")
     return rows.astype(int)
 

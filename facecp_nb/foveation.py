@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 
 from .core import *
-from .data import FaceSet, crop
+from .data import FaceSet, _positions, crop
 
 # %% ../nbs/library/04_foveation.ipynb #fbad3def
 class View(NamedTuple):
@@ -50,6 +50,10 @@ def fixations(
     "(B,K,2): the points at which `view` looks. Wang and others (2024), experimental procedures."
     if not isinstance(landmarks, torch.Tensor) or landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2):
         raise DataError(f"fixations needs landmarks as a tensor (B,5,2), but got {_kind(landmarks)}; where a nose is unknown, insert a row of NaN.")
+    if landmarks.is_complex() or landmarks.isinf().any():
+        raise DataError("landmarks given to fixations are infinite or complex; write real pixels, or NaN for a point that is not there.")
+    if not isinstance(shift, (int, float)) or not math.isfinite(shift):
+        raise ConfigError(f"shift of fixations is {shift!r}; give a finite number of pixels, 50 for a picture 250 high.")
     recipe = _look_up(view).fixations
     if recipe is None: raise ConfigError(f"The view {view!r} has no fixations: it leaves the picture as it is. Choose one of: {', '.join(v for v in VIEWS if VIEWS[v].fixations)}.")
     return recipe(landmarks if landmarks.is_floating_point() else landmarks.float(), shift)
@@ -437,8 +441,9 @@ def see(
     Raises `DataError` naming the image if its landmarks leave the view without any fixation."""
     recipe = _look_up(view)
     choose(pyramid, PYRAMIDS, "pyramid")
-    rows = np.arange(len(faces)) if rows is None else np.atleast_1d(np.array(rows, copy=True))
-    if rows.dtype == bool: rows = np.flatnonzero(rows)
+    if not isinstance(size, (int, np.integer)) or size < 1:
+        raise ConfigError(f"size of see is {size!r}; give the pixels on a side as a whole number from 1, such as 64.")
+    rows = _positions(rows, len(faces))
     key = digest(faces.fingerprint, view_fingerprint(view), size, pyramid, p, rows.astype(np.int64).tobytes())
     if key in _SEEN: _SEEN.move_to_end(key); return _SEEN[key].clone()
     if recipe.fixations is not None: _check_landmarks(faces, rows, view)

@@ -14,6 +14,8 @@ from .core import *
 # %% ../nbs/library/09_recovery.ipynb #6692a9d9
 def _energy(x: torch.Tensor) -> torch.Tensor:
     "Mean over channels of the squared activity: (B,C,H,W) -> (B,H,W), in float32 since half precision overflows at 256^2."
+    if not isinstance(x, torch.Tensor):
+        raise DataError(f"attention needs feature maps as a torch tensor (B,C,H,W), but got a {type(x).__name__}: wrap it with torch.as_tensor.")
     if x.ndim != 4:
         raise DataError(f"attention needs feature maps of shape (B,C,H,W), but got {tuple(x.shape)}: tap a convolutional layer.")
     return x.float().pow(2).mean(1)
@@ -31,6 +33,7 @@ def _alike(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
     s, t = _energy(student), _energy(teacher)
     if len(s) != len(t):
         raise DataError(f"student and teacher saw {len(s)} and {len(t)} pictures: run both on the same batch.")
+    if len(s) == 0: raise DataError("attention_loss got feature maps of no pictures: give a batch of at least one.")
     size = [min(pair) for pair in zip(s.shape[1:], t.shape[1:])]
     s, t = (e if list(e.shape[1:]) == size else F.adaptive_avg_pool2d(e, size) for e in (s, t))
     return (F.normalize(s.flatten(1)) - F.normalize(t.flatten(1))).pow(2).mean()
@@ -78,6 +81,8 @@ def distillation_loss(student_logits: torch.Tensor, # (B, classes)
     KL is summed over classes and averaged over the batch. Not-a-number outputs give a not-a-number loss, as everywhere in torch.
     Raises `DataError` for shapes or labels that do not fit, `ConfigError` for temperature <= 0 or alpha outside 0..1."""
     _check_mix(temperature, alpha)
+    if not isinstance(labels, torch.Tensor) or labels.dtype != torch.int64:
+        raise DataError(f"labels of distillation_loss are {getattr(labels, 'dtype', type(labels).__name__)}: give class indices as an int64 tensor, with .long().")
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape or labels.shape != student_logits.shape[:1]:
         raise DataError(f"outputs {tuple(student_logits.shape)} and {tuple(teacher_logits.shape)} with labels {tuple(labels.shape)} "
                         "do not fit: give (B, classes) twice and (B,), teacher and student trained on the same people.")

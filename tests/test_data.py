@@ -348,3 +348,10 @@ def test_the_shipped_people_are_usable():
     known = set(faces.split("train").people)
     assert known == set(faces.split("test").records["person"]) and not known & set(faces.split("verification").people)
     assert len(faces.crops(32, range(0, len(faces), 50))) > 20
+
+
+@pytest.mark.parametrize("rows", [[.7], ["1"], [[0, 1]]])
+def test_positions_that_are_not_whole_numbers_are_refused(rows):
+    faces = data.FaceSet(table(people=2, images=4))
+    with pytest.raises(DataError, match="whole numbers"): faces.read(rows)
+    assert len(faces.read([])) == 0

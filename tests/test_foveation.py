@@ -367,3 +367,28 @@ def test_part_boxes():
     assert eyes == pytest.approx([125 - 41.8, 90 - 17.6, 125 + 41.8, 90 + 17.6])
     assert mouth == pytest.approx([125 - 28.6, 146 - 17.6, 125 + 28.6, 146 + 17.6])
     with pytest.raises(ConfigError, match="part"): foveation.part_boxes(LANDMARKS, "ear")
+
+
+# --- what an attacker tried ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("shift", [None, "a", NAN, math.inf])
+def test_a_shift_that_is_no_number_is_refused(shift):
+    with pytest.raises(ConfigError, match="shift"): fixations(LANDMARKS, "forehead", shift)
+
+@pytest.mark.parametrize("odd", [LANDMARKS.nan_to_num(math.inf), LANDMARKS.to(torch.complex64)])
+def test_infinite_or_complex_landmarks_are_refused(odd):
+    with pytest.raises(DataError, match="infinite or complex"): fixations(odd, "eyes")
+
+def test_complex_images_are_refused():
+    with pytest.raises(DataError, match="complex64"): look(torch.zeros(1, 3, 8, 8, dtype=torch.complex64), LANDMARKS, "full")
+
+def test_sizes_and_rows_that_see_cannot_use_are_refused():
+    stream = io.BytesIO()
+    Image.fromarray(noise(30, 40, 3).numpy()).save(stream, "PNG")
+    points = dict(zip(LANDMARK_COLUMNS, [10., 10, 30, 10, 20, 16, 12, 24, 28, 24]))
+    faces = FaceSet(pd.DataFrame([dict(image="a", person="p", split="train", width=40, height=30, **points,
+                                       **dict(zip(BOX_COLUMNS, (5., 4., 35., 28.))), jpeg=stream.getvalue())]))
+    for size in (-1, 0, 2.5, None):
+        with pytest.raises(ConfigError, match="size"): see(faces, "eyes", size)
+    for rows in ([99], [.7]):
+        with pytest.raises(DataError, match="[Rr]ow"): see(faces, "eyes", 16, rows=rows)

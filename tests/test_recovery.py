@@ -208,3 +208,13 @@ def test_a_killed_run_goes_on_with_the_same_bits_and_diary(teacher, tmp_path, af
     assert torch.equal(weights(whole), weights(resumed))
     assert resumed.distill.terms == whole.distill.terms
     assert json.loads(json.dumps(resumed.distill.state_dict())) == resumed.distill.state_dict()
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 1], dtype=torch.int32), torch.tensor([0., 1.]), [0, 1]])
+def test_labels_that_are_not_int64_are_refused(labels):
+    with pytest.raises(DataError, match="int64"): distillation_loss(torch.zeros(2, 3), torch.zeros(2, 3), labels)
+
+
+def test_attention_refuses_arrays_and_empty_batches():
+    with pytest.raises(DataError, match="torch tensor"): attention_map(np.ones((1, 2, 3, 3)))
+    with pytest.raises(DataError, match="no pictures"): attention_loss([torch.ones(0, 2, 3, 3)], [torch.ones(0, 2, 3, 3)])
