@@ -29,6 +29,8 @@ def _correct(outputs, labels) -> np.ndarray:
     if not np.isfinite(outputs).all():
         row = int(np.flatnonzero(~np.isfinite(outputs).all(1))[0])
         raise DataError(f"outputs of picture {row} are not finite: the network has diverged, lower its learning rate.")
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"labels are {labels.dtype}, not whole numbers: give the class index of every picture.")
     if labels.min() < 0 or labels.max() >= outputs.shape[1]:
         raise DataError(f"labels run from {labels.min()} to {labels.max()}, but the outputs know 0 to {outputs.shape[1] - 1}.")
     return outputs.argmax(1) == labels
@@ -58,8 +60,10 @@ def score_table(outputs, # (N, classes) scores
     return pd.DataFrame(dict(seed=seed, person=records["person"].to_numpy(), image=records["image"].to_numpy(), correct=correct.astype(float)))
 
 # %% ../nbs/library/11_evaluation.ipynb #0904b90a
-def _by_person(scores: pd.DataFrame) -> list[np.ndarray]:
-    "The table as one (pictures, seeds) array per person, after checking that every seed answered every picture once."
+def _by_person(scores: pd.DataFrame, low: float=0) -> list[np.ndarray]:
+    "The table as one (pictures, seeds) array per person, after checking that every seed answered every picture once, with `low` to 1."
+    if not isinstance(scores, pd.DataFrame):
+        raise DataError(f"the score table is a {type(scores).__name__}: give a DataFrame with seed, person, image, correct, as from score_table.")
     missing = {"seed", "person", "image", "correct"} - set(scores.columns)
     if missing or scores.empty:
         raise DataError(f"the score table has {len(scores)} rows and lacks {sorted(missing) or 'no columns'}: "
@@ -70,6 +74,9 @@ def _by_person(scores: pd.DataFrame) -> list[np.ndarray]:
     twice = scores[scores.duplicated(["seed", "person", "image"])]
     if len(twice):
         raise DataError(f"image {twice['image'].iloc[0]} is scored twice under seed {twice['seed'].iloc[0]}: keep one row for each.")
+    wild = scores[~scores["correct"].astype(float).between(low, 1)]
+    if len(wild):
+        raise DataError(f"correct is {wild['correct'].iloc[0]} for image {wild['image'].iloc[0]}: give shares from 0 to 1, not per cent.")
     wide = scores.astype({"correct": float}).pivot(index=["person", "image"], columns="seed", values="correct")
     if wide.isna().any(axis=None):
         _, image, seed = wide.stack(future_stack=True).isna().idxmax()
@@ -144,7 +151,7 @@ def compare(a: pd.DataFrame, # seed, person, image, correct
     both = a[[*keys, "correct"]].merge(b[[*keys, "correct"]], on=keys, suffixes=("_a", "_b"))
     if not len(both) == len(a) == len(b):
         raise DataError(f"only {len(both)} of {len(a)} and {len(b)} rows agree in seed, person and image: score both on the same test pictures.")
-    people = _by_person(both.assign(correct=both["correct_a"].astype(float) - both["correct_b"].astype(float)))
+    people = _by_person(both.assign(correct=both["correct_a"].astype(float) - both["correct_b"].astype(float)), low=-1)
     drawn = _drawn_means(people, n, seed)
     low, high = np.quantile(drawn, [.025, .975])
     p = min(1., 2 * (1 + min((drawn <= 0).sum(), (drawn >= 0).sum())) / (n + 1))
@@ -202,6 +209,8 @@ def region_masks(landmarks, # (B,5,2) x, y in pixels of the uncropped image; a N
 
     Eyes: both eyes and their midpoint. Mouth: both corners and their midpoint moved down by a quarter of the horizontal mouth width
     (critical-period study, 2024). Raises `DataError` for other shapes or missing eyes or mouth corners."""
+    if np.shape(shape) != (2,) or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+        raise ConfigError(f"shape of region_masks is {shape!r}: give (height, width), two whole numbers from 1, such as (250, 250).")
     centres, radius2 = _regions(landmarks)
     corner = np.broadcast_to(np.asarray(origins, float), (len(centres), 2))[:, None, None]
     dx2 = (np.arange(shape[1]) + corner[..., :1] - centres[..., :1]) ** 2
@@ -271,6 +280,8 @@ def _sorted_groups(labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels = _numpy(labels, "labels", 1)
     if pd.isna(labels).any():
         raise DataError(f"label {int(np.flatnonzero(pd.isna(labels))[0])} is missing: name the person in every image.")
+    if len({str if isinstance(name, str) else float for name in labels.tolist()}) > 1:
+        raise DataError("labels mix words and numbers: name every person in one way, all words or all numbers.")
     names, counts = np.unique(labels, return_counts=True)
     if len(names) < 2 or len(labels) == len(names):
         raise DataError(f"{len(labels)} images of {len(names)} people: give at least two people, and more images than people.")
@@ -298,7 +309,10 @@ def identity_selective(responses, # (images, units), torch or numpy, a memory ma
     ('bonferroni'). Units that never change are dead: F = 0, p = 1. Units constant within people but not between have F infinite, p = 0.
     Raises `DataError` for unfit shapes, missing labels or values that are not finite, `ConfigError` for alpha or correction out of range."""
     choose(correction, (None, "fdr", "bonferroni"), "correction")
-    if not 0 < alpha < 1: raise ConfigError(f"alpha is {alpha}: give a level between 0 and 1, such as .01.")
+    if not isinstance(alpha, (int, float)) or not 0 < alpha < 1: raise ConfigError(f"alpha is {alpha!r}: give a level between 0 and 1, such as .01.")
+    if not isinstance(chunk, (int, np.integer)) or chunk < 1:
+        raise ConfigError(f"chunk is {chunk!r}: give how many units to take at a time, a whole number from 1.")
+    if not isinstance(responses, (torch.Tensor, np.ndarray)): responses = _numpy(responses, "responses", 2)
     if responses.ndim != 2 or 0 in responses.shape or len(responses) != len(labels):
         raise DataError(f"responses {tuple(responses.shape)} do not fit {len(labels)} labels: give (images, units), feature maps flattened.")
     order, starts, counts = _sorted_groups(labels)

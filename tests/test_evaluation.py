@@ -317,3 +317,46 @@ def test_accuracy_and_its_table():
     for bad in ((outputs, labels[:2]), (outputs, labels + 1), (outputs[:, 0], labels), (outputs * float("nan"), labels)):
         with pytest.raises(DataError): accuracy(*bad)
     with pytest.raises(DataError, match="2 records"): score_table(outputs, labels, pd.DataFrame(dict(image=["a", "b"], person=["x", "y"])), seed=0)
+
+
+# what an attacker tried ------------------------------------------------------------------------------------------------
+
+RESPONSES, NAMES = np.random.default_rng(0).normal(size=(8, 3)), np.repeat([0, 1], 4)
+
+
+@pytest.mark.parametrize("chunk", [-1, 0, 1.5, None])
+def test_a_chunk_is_a_whole_number_of_units(chunk):
+    with pytest.raises(ConfigError, match="chunk"): identity_selective(RESPONSES, NAMES, chunk=chunk)
+
+
+@pytest.mark.parametrize("alpha", [None, 0, 1, 2, ".01"])
+def test_a_level_lies_between_zero_and_one(alpha):
+    with pytest.raises(ConfigError, match="alpha"): identity_selective(RESPONSES, NAMES, alpha)
+
+
+def test_lists_and_tables_of_responses_are_read():
+    expected = identity_selective(RESPONSES, NAMES)
+    for responses in (RESPONSES.tolist(), pd.DataFrame(RESPONSES)):
+        pd.testing.assert_frame_equal(identity_selective(responses, NAMES.tolist()), expected)
+
+
+def test_names_of_mixed_type_are_refused():
+    with pytest.raises(DataError, match="mix words and numbers"): identity_selective(RESPONSES, np.array([0] * 4 + ["a"] * 4, dtype=object))
+
+
+@pytest.mark.parametrize("labels", [[0., 1.], [0., np.nan], ["0", "1"], [True, False]])
+def test_labels_that_are_not_class_indices_are_refused(labels):
+    with pytest.raises(DataError, match="whole numbers"): accuracy(np.eye(2), labels)
+
+
+def test_score_tables_hold_shares():
+    scores = pd.DataFrame(dict(seed=0, person=["a", "a", "b", "b"], image=range(4), correct=[0., 1, 1, 0]))
+    with pytest.raises(DataError, match="NoneType"): bootstrap(None)
+    for wrong in (94., -.5):
+        with pytest.raises(DataError, match="from 0 to 1"): bootstrap(scores.replace({"correct": {1.: wrong}}))
+    assert compare(scores.assign(correct=0.), scores.assign(correct=1.))["mean"] == -1
+
+
+@pytest.mark.parametrize("shape", [40, (40,), (40, 0), (40., 40), None])
+def test_masks_need_a_height_and_a_width(shape):
+    with pytest.raises(ConfigError, match="shape"): region_masks(np.ones((1, 5, 2)), shape)
