@@ -1,15 +1,16 @@
 "Every notebook runs as nbdev's tests run it (IN_TEST=1: profile smoke), and every exercise can be failed and solved"
-import sys
+import subprocess, sys
 
 import pytest
 from execnb.shell import CaptureShell
 from fastcore.xtras import working_directory
 from nbdev.config import get_config
-from nbdev.test import test_nb as run_notebook
 from repository import ROOT, code, name, notebooks, read, source, tags
 
-run_notebook.__test__ = False
-FLAGS = get_config(path=ROOT).tst_flags.split()
+# nbdev's own test of one notebook, in a process of its own: what one notebook imports or registers is not there for the next
+RUN = """import sys; from pathlib import Path; from nbdev.test import test_nb
+path, root, flags = sys.argv[1:]
+sys.exit(not test_nb(Path(path), skip_flags=flags.split(), basepath=root)[0])"""
 
 @pytest.fixture(scope="module", autouse=True)
 def store(tmp_path_factory):
@@ -17,13 +18,13 @@ def store(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IN_TEST", "1")
         patch.setenv("FACECP_HOME", str(tmp_path_factory.mktemp("runs")))
-        patch.setattr(sys, "path", sys.path[:])
         yield
 
 @pytest.mark.parametrize("path", notebooks(), ids=name)
 def test_notebook(path):
-    passed, _ = run_notebook(path, skip_flags=FLAGS, basepath=ROOT)
-    assert passed, "the cell's traceback is printed above"
+    flags = get_config(path=ROOT).tst_flags
+    done = subprocess.run([sys.executable, "-c", RUN, path, ROOT, flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # --- exercises -------------------------------------------------------------------------------------------------------
