@@ -502,7 +502,7 @@ def scale(profile: str = "quick", seed: int = 0, data: str = "rendered", points=
 
 STUDIES = {"whole-story": whole_story, "reared-views": reared_views, "onset-curve": onset_curve, "scale": scale}
 
-# %% ../nbs/library/12_study.ipynb #b9dfeded
+# %% ../nbs/library/12_study.ipynb #7d33b20c
 def ship(
     name: str,           # a key of `STUDIES`
     profile: str,
@@ -512,7 +512,7 @@ def ship(
     "Put the table of a study into the shipped rows, in place of its rows at that profile; returns them all."
     order, _ = _unroll(plan.config)
     runs = pd.concat([run(c) for c in order])
-    new = table(plan).assign(study=name, profile=profile, minutes=runs.own_seconds.sum() / 60, runs=len(order), device=device(), threads=plan.config.iloc[0].threads,
+    new = table(plan).assign(study=name, profile=profile, minutes=runs.own_seconds.sum() / 60, runs=len(order), people=runs.people.iloc[0], device=device(), threads=plan.config.iloc[0].threads,
                              torch=torch.__version__, code=_code(), faces=runs.faces.iloc[0], date=time.strftime("%Y-%m-%d"))
     old = pd.read_parquet(path) if path.exists() else new.iloc[:0]
     rows = pd.concat([old[(old["study"] != name) | (old.profile != profile)], new], ignore_index=True)
