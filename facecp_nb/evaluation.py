@@ -167,7 +167,9 @@ def smallest_effect(spread: float, # standard deviation over seeds of the differ
     if seeds < 2: return float("inf")
     edge = stats.t.ppf(.975, seeds - 1) ** 2
     missed = lambda shift: special.ncfdtr(1, seeds - 1, shift ** 2, edge) - (1 - power) # t squared is F, noncentral if d is not zero
-    return float(spread / np.sqrt(seeds) * optimize.brentq(missed, 0, 50))
+    high = 1. # widened as needed: far out, the distribution is no longer a number
+    while missed(high) > 0: high *= 2
+    return float(spread / np.sqrt(seeds) * optimize.brentq(missed, 0, high))
 
 # %% ../nbs/library/11_evaluation.ipynb #b6195e82
 def power_note(scores: pd.DataFrame, # seed, person, image, correct of one condition
