@@ -93,7 +93,7 @@ def _table(rows, columns, figure):
     if shares and table[shares].abs().max().max() > 1.0001: raise DataError(f"The figure {figure} takes shares between 0 and 1, not per cent. Divide by 100.")
     return table
 
-# %% ../nbs/library/13_plots.ipynb #e3945d94
+# %% ../nbs/library/13_plots.ipynb #97af97da
 def percent(
     value: float,              # a share, 0..1
     low: float | None = None,  # lower end of its interval
@@ -112,7 +112,7 @@ def points(
     digits: int = 0,
 ) -> str:
     "A difference of two shares as the course writes it: '+5 points (+1 to +9)'."
-    write = lambda v: f"{100 * v:+.{digits}f}".replace("-", "\u2212")
+    write = lambda v: f"{round(100 * v, digits) + 0.:+.{digits}f}".replace("-", "\u2212")  # adding 0 turns -0 into +0
     text = f"{write(value)} point{'' if write(value)[1:] == '1' else 's'}"
     if low is None or high is None or not np.isfinite([low, high]).all(): return text
     return f"{text} ({write(low)} to {write(high)})"
