@@ -68,11 +68,12 @@ def read_value(
     known = ", ".join(f"{k} = {v!r}" for k, v in defaults.items())
     raise ConfigError(f"parameter {name} is {text!r}, but it must be a {type(default).__name__} like its default {default!r}. The parameters are: {known}.")
 
-# %% ../nbs/library/15_cli.ipynb #3a076481
+# %% ../nbs/library/15_cli.ipynb #9d6ed673
 def _terminal():
     "A name under which the chapter's kernel can write its progress to this process's standard error, or None."
     path = Path(f"/proc/{os.getpid()}/fd/2")
-    try: return str(path) if path.exists() and not path.is_socket() else None
+    # a second writer would overwrite a regular file, and a socket cannot be opened by name
+    try: return str(path) if path.is_char_device() or path.is_fifo() else None
     except OSError: return None
 
 def execute(

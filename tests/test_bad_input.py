@@ -121,8 +121,8 @@ def test_every_readable_form_is_read_and_found_where_it_is(photographs, tmp_path
         assert got["status"] == "kept", f"{file}: {got['reason']}"
         assert READ[file][1] in got["notes"], f"{file}: {got['notes']!r}"
         scale = got["width"] / SIZE
-        # quantising, JPEG and resizing move MTCNN's points by a pixel or two; a wrong turn moves them by fifty
-        assert np.abs(got[list(detection.LANDMARK_COLUMNS)].to_numpy(float) / scale - found[0, 5:]).max() < 6, file
+        # grey, quantising, JPEG and resizing move MTCNN's points by a few pixels; a wrong turn moves them by fifty
+        assert np.abs(got[list(detection.LANDMARK_COLUMNS)].to_numpy(float) / scale - found[0, 5:]).max() < 12, file
         at = int(np.flatnonzero(faces.records["image"] == f"Ōta Ł/{file}")[0])
         assert (grey(faces.read([at])[0]) - grey(torch.from_numpy(np.array(image)).permute(2, 0, 1))).abs().mean() < 5, file
 
