@@ -414,6 +414,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'facecp_nb.study.collect': ('library/study.html#collect', 'facecp_nb/study.py'),
                                  'facecp_nb.study.configure': ('library/study.html#configure', 'facecp_nb/study.py'),
                                  'facecp_nb.study.default_onsets': ('library/study.html#default_onsets', 'facecp_nb/study.py'),
+                                 'facecp_nb.study.deficit_windows': ('library/study.html#deficit_windows', 'facecp_nb/study.py'),
                                  'facecp_nb.study.difference': ('library/study.html#difference', 'facecp_nb/study.py'),
                                  'facecp_nb.study.differences': ('library/study.html#differences', 'facecp_nb/study.py'),
                                  'facecp_nb.study.environment': ('library/study.html#environment', 'facecp_nb/study.py'),

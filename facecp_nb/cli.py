@@ -68,7 +68,7 @@ def read_value(
     known = ", ".join(f"{k} = {v!r}" for k, v in defaults.items())
     raise ConfigError(f"parameter {name} is {text!r}, but it must be a {type(default).__name__} like its default {default!r}. The parameters are: {known}.")
 
-# %% ../nbs/library/15_cli.ipynb #9d6ed673
+# %% ../nbs/library/15_cli.ipynb #20710960
 def _terminal():
     "A name under which the chapter's kernel can write its progress to this process's standard error, or None."
     path = Path(f"/proc/{os.getpid()}/fd/2")
@@ -91,7 +91,7 @@ def execute(
     os.environ["FACECP_HOME"] = str(home().resolve())
     errors = {e.__name__: e for e in FaceCPError.__subclasses__()}
     try: papermill.execute_notebook(notebook, written, parameters=parameters, kernel_name="python3", language="python", cwd=str(notebook.parent), progress_bar=False,
-                                             extra_arguments=["--log-level=ERROR"])  # the kernel's note on its loopback connection says nothing to a reader
+                                             extra_arguments=["--log-level=CRITICAL"])  # the kernel's notes on its loopback connection and its end say nothing to a reader
     except PapermillExecutionError as e:
         if e.ename in errors: raise errors[e.ename](e.evalue) from None
         raise

@@ -6,8 +6,8 @@
 __all__ = ['RECOVERIES', 'PROFILE_VALUES', 'SEEDS', 'SHARES', 'CODE', 'SCALES', 'STUDIES', 'Config', 'configure', 'seeds',
            'faces_of', 'manifest', 'key', 'folder', 'environment', 'load_model', 'default_onsets', 'is_done', 'run',
            'history', 'scores', 'terms', 'plan', 'grid', 'tested', 'table', 'difference', 'differences', 'histories',
-           'whole_story', 'reared_views', 'onset_curve', 'scale', 'ship', 'shipped_rows', 'takes', 'publish', 'verdict',
-           'runs', 'show', 'collect']
+           'whole_story', 'reared_views', 'onset_curve', 'deficit_windows', 'scale', 'ship', 'shipped_rows', 'takes',
+           'publish', 'verdict', 'runs', 'show', 'collect']
 
 # %% ../nbs/library/12_study.ipynb #b7ce3b24
 import functools, math, os, re, shutil, time, warnings
@@ -484,7 +484,17 @@ def onset_curve(profile: str = "quick", seed: int = 0, data: str = "rendered", v
     arm, share = out.condition.str.split(expand=True).values.T
     return out.assign(arm=arm, share=[float(s.rstrip("%")) / 100 for s in share])
 
-# %% ../nbs/library/12_study.ipynb #08c576b2
+# %% ../nbs/library/12_study.ipynb #d8d1fb1b
+def deficit_windows(profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth", window: float = .25, starts=(0., .25, .5, .7), **changes) -> pd.DataFrame:
+    "The second plan of chapter 04: a deficit of fixed length (a share of the run) that opens at several ages, all at the rates of full rearing; adds the column start."
+    percent = lambda share: f"{100 * share:g}%"
+    def opens(start):
+        deficit = f"{view}:{percent(window)} > full"
+        return configure(profile, rearing=f"full:{percent(start)} > {deficit}" if start else deficit, rates="replayed:full", data=data, **changes)
+    out = plan({f"window {percent(start)}": opens(start) for start in starts}, seeds(profile, seed))
+    return out.assign(start=[start for start in starts for _ in seeds(profile, seed)])
+
+# %% ../nbs/library/12_study.ipynb #a30db24e
 SCALES = (dict(), dict(images=10), dict(images=20), dict(size=24), dict(size=48), dict(epochs=12), dict(epochs=48), dict(arch="resnet18"))
 
 def scale(profile: str = "quick", seed: int = 0, data: str = "rendered", points=SCALES) -> pd.DataFrame:
@@ -500,7 +510,7 @@ def scale(profile: str = "quick", seed: int = 0, data: str = "rendered", points=
         out.append(story.assign(condition=story.condition + f" | {name}", point=name))
     return pd.concat(out, ignore_index=True)
 
-STUDIES = {"whole-story": whole_story, "reared-views": reared_views, "onset-curve": onset_curve, "scale": scale}
+STUDIES = {"whole-story": whole_story, "reared-views": reared_views, "onset-curve": onset_curve, "deficit-windows": deficit_windows, "scale": scale}
 
 # %% ../nbs/library/12_study.ipynb #7d33b20c
 def ship(
