@@ -6,14 +6,14 @@
 __all__ = ['app', 'runs_app', 'repository', 'find_chapter', 'parameters_of', 'read_value', 'execute', 'run', 'rear', 'study_',
            'ls', 'show', 'gc', 'faces', 'site', 'check', 'main']
 
-# %% ../nbs/library/15_cli.ipynb #f38b9f35
+# %% ../nbs/library/15_cli.ipynb #22d05933
 import ast, json, os, sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .core import PROFILES, ConfigError, DataError, FaceCPError, choose, home
+from .core import PROFILES, ConfigError, FaceCPError, choose, home
 
 # %% ../nbs/library/15_cli.ipynb #08781064
 # waiting threads sleep instead of spinning: two programs on two cores then slow each other down twofold, not twentyfold
@@ -233,7 +233,7 @@ def faces(
     table = make_set(people, per_person, size, seed, workers=workers, format=format, out=out / "faces.parquet" if format == "parquet" else out)
     print(f"{len(table):,} pictures of {people} people in {out}")
 
-# %% ../nbs/library/15_cli.ipynb #c8f4e144
+# %% ../nbs/library/15_cli.ipynb #4c91c91e
 @app.command()
 def site():
     "Build the course's site into _docs/ (inside a checkout)."
@@ -248,13 +248,13 @@ def check():
     "Say what this machine has, and try each part once on a few shipped faces."
     import torch
     from facecp_nb import __version__, data, foveation
+    from facecp_nb.faces import can_render
     faces = data.rendered()
     print(f"facecp_nb   {__version__}\ntorch       {torch.__version__}, {torch.get_num_threads()} threads, {'GPU ' + torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}")
     print(f"faces       {len(faces)} images of {len(faces.people)} people, fingerprint {faces.fingerprint}")
     seen = foveation.see(faces.subset(range(4)), "eyes", 36)
     print(f"foveation   {tuple(seen.shape)}, {seen.dtype}\nruns        {home()}")
-    try: import anny, warp; print("renderer    anny and warp are installed")
-    except ImportError: print("renderer    not installed; `pip install 'facecp_nb[render]'` makes new faces (the shipped ones need nothing)")
+    print("renderer    " + ("anny and warp are installed" if can_render() else "not installed; `pip install 'facecp_nb[render]'` makes new faces (the shipped ones need nothing)"))
 
 # %% ../nbs/library/15_cli.ipynb #004871d4
 def main():

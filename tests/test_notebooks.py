@@ -21,9 +21,9 @@ def store(tmp_path_factory):
         yield
 
 # benchmarks hold bars of time, which no test may assert
-RUN = [p for p in notebooks() if p.parent.name != "benchmarks"]
+COURSE = [p for p in notebooks() if p.parent.name != "benchmarks"]
 
-@pytest.mark.parametrize("path", RUN, ids=name)
+@pytest.mark.parametrize("path", COURSE, ids=name)
 def test_notebook(path):
     flags = get_config(path=ROOT).tst_flags
     done = subprocess.run([sys.executable, "-c", RUN, path, ROOT, flags], cwd=ROOT, capture_output=True, text=True)
