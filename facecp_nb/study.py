@@ -512,7 +512,7 @@ def scale(profile: str = "quick", seed: int = 0, data: str = "rendered", points=
 
 STUDIES = {"whole-story": whole_story, "reared-views": reared_views, "onset-curve": onset_curve, "deficit-windows": deficit_windows, "scale": scale}
 
-# %% ../nbs/library/12_study.ipynb #7d33b20c
+# %% ../nbs/library/12_study.ipynb #85100f19
 def ship(
     name: str,           # a key of `STUDIES`
     profile: str,
@@ -539,13 +539,14 @@ def shipped_rows(
     return rows[(rows["study"] == choose(name, STUDIES, "study")) & (rows.profile == choose(profile, PROFILES, "profile"))].reset_index(drop=True)
 
 def takes(
-    name: str,  # a key of `STUDIES`
+    *names: str,  # keys of `STUDIES`, all that a chapter trains
 ) -> str:
-    "One sentence: how long the study took at quick and at full, from the rows that ship."
+    "One sentence: how long the studies took at quick and at full, from the rows that ship."
     said = []
     for profile, where in (("quick", "a CPU"), ("full", "a GPU")):
-        rows = shipped_rows(name, profile)
-        said.append(f"at {profile} about {max(1, round(rows.minutes.iloc[0]))} minutes on {where} with {rows.threads.iloc[0]} threads" if len(rows) else f"at {profile}, nobody has stored a run yet")
+        stored = [shipped_rows(name, profile) for name in names]
+        minutes = sum(rows.minutes.iloc[0] for rows in stored if len(rows))
+        said.append(f"at {profile} about {max(1, round(minutes))} minutes on {where} with {stored[0].threads.iloc[0]} threads" if all(map(len, stored)) else f"at {profile}, nobody has stored a run yet")
     return f"Training takes: {'; '.join(said)}. From a filled store the chapter opens in seconds."
 
 # %% ../nbs/library/12_study.ipynb #d92d2a9e
