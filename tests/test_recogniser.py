@@ -1,0 +1,94 @@
+"The trained recogniser on real photographs, where they are at hand, and files that only pretend to hold one"
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from facecp_nb import data, detection, models
+from facecp_nb.core import LANDMARK_COLUMNS, DataError
+
+
+@pytest.fixture(scope="module")
+def weights(shared):
+    return shared / "faces" / "recogniser_128d"
+
+
+@pytest.fixture(scope="module")
+def london(shared, weights):
+    "Codes of neutral and smiling faces, (102,128) each, in the order of the people."
+    net, codes = models.recogniser(weights), []
+    for folder in ("neutral_front", "smiling_front"):
+        paths = sorted((shared / "faces/london" / folder).glob("*.jpg"))
+        rows = pd.DataFrame(detection.examine(paths, dict(min_face=40, probability=.9)))
+        assert len(rows) == 102 and (rows["reason"] == "").all()
+        points = torch.tensor(rows[list(LANDMARK_COLUMNS)].to_numpy(np.float32)).reshape(-1, 5, 2)
+        codes.append(models.embed(net, [data.decode(p) for p in paths], points))
+    return codes
+
+
+def test_the_london_people_are_found_again(london):
+    "The published check of these files: rank-1 of 100 % among 102."
+    neutral, smiling = london
+    assert (torch.cdist(smiling, neutral).argmin(1) == torch.arange(102)).float().mean() >= .99
+
+
+def test_point_six_divides_the_london_people(london):
+    distance = torch.cdist(london[1], london[0])
+    own, others = distance.diagonal(), distance[~torch.eye(102, dtype=bool)]
+    assert (own < models.Recogniser.same).float().mean() >= .98 and (others > models.Recogniser.same).float().mean() >= .98
+
+
+@pytest.fixture
+def copy(weights, tmp_path):
+    for f in weights.glob("face_recognition_model*"): shutil.copyfile(f, tmp_path / f.name)
+    return tmp_path
+
+
+def rewrite(folder, change):
+    "Change the list of arrays in the manifest."
+    path = folder / models.MANIFEST
+    groups = json.loads(path.read_text())
+    change(groups[0]["weights"])
+    path.write_text(json.dumps(groups))
+
+
+def swap(arrays): arrays[0]["shape"] = arrays[0]["shape"][::-1]
+def rename(arrays): arrays[8]["name"] = "conv33"
+def drop(arrays): arrays.pop()
+def widen(arrays): arrays[1]["shape"] = [64]
+def other_type(arrays): arrays[0]["quantization"]["dtype"] = "int4"
+
+
+@pytest.mark.parametrize("change, said", [(swap, "belong together"), (rename, "has no array"), (drop, "too many"), (widen, "ends at byte"), (other_type, "no manifest")])
+def test_a_changed_manifest_is_refused(copy, change, said):
+    rewrite(copy, change)
+    with pytest.raises(DataError, match=said): models.recogniser(copy)
+
+
+def test_a_file_cut_short_or_missing_is_refused(copy):
+    binary = copy / "face_recognition_model.bin"
+    binary.write_bytes(binary.read_bytes()[:-1])
+    with pytest.raises(DataError, match="ends at byte 6,444,031"): models.recogniser(copy)
+    binary.unlink()
+    with pytest.raises(DataError, match="cannot be read"): models.recogniser(copy)
+
+
+@pytest.mark.parametrize("text", ["", "[", "{}x", "null", "3", '"a"', '{"a": 1}', '[{"weights": 1, "paths": []}]', '[{"paths": ["../x"], "weights": []}]', "\xff"])
+def test_what_is_no_manifest_is_refused(tmp_path, text):
+    (tmp_path / models.MANIFEST).write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError): models.recogniser(tmp_path)
+
+
+@pytest.mark.parametrize("size", [60, 150])
+def test_alignment_finds_the_same_face_at_any_size_and_place(size):
+    "A smooth picture, drawn at three sizes and shifted: aligned, it is the same picture."
+    def drawn(scale, dx):
+        y, x = torch.meshgrid(*(torch.arange(n) + .5 for n in (round(200 * scale), round(240 * scale))), indexing="ij")
+        waves = [torch.sin((x / scale - dx) / 13), torch.cos(y / scale / 17), torch.sin((x / scale - dx + y / scale) / 21)]
+        return ((torch.stack(waves) + 1) * 127).to(torch.uint8), scale * (points + torch.tensor([dx, 0.]))
+    points = torch.tensor([[80., 70.], [125., 70.], [100., 95.], [83., 118.], [122., 118.]])
+    faces = [models.aligned(image[None], where[None], size)[0].float() for image, where in (drawn(1, 0), drawn(4, 0), drawn(1, 12))]
+    assert max((f - faces[0]).abs().mean() for f in faces) < 1.5
