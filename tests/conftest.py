@@ -25,3 +25,10 @@ def store(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "store"
     monkeypatch.setenv("FACECP_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def lab(tmp_path):
+    "The address of a JupyterLab of this test's own."
+    from browser import jupyterlab
+    with jupyterlab(tmp_path) as address: yield address
