@@ -6,7 +6,8 @@
 __all__ = ['VIEW_COLOURS', 'CONDITION_COLOURS', 'ARM_COLOURS', 'COLOURS', 'SHAPES', 'CONDITIONS', 'METRICS', 'FORMATS', 'theme',
            'use_renderer', 'in_order', 'colour_scale', 'shape_scale', 'percent', 'points', 'conditions', 'differences',
            'rearings', 'learning_curves', 'rates', 'onset_curve', 'confusion_of_views', 'data_uri', 'faces', 'fovea',
-           'transfer', 'left_over', 'paper_and_ours', 'check', 'save']
+           'transfer', 'left_over', 'distance_histograms', 'by_condition', 'saturation', 'paper_and_ours', 'check',
+           'save']
 
 # %% ../nbs/library/13_plots.ipynb #b9b8fefa
 import base64, io, textwrap
@@ -469,6 +470,87 @@ def left_over(
     said = "; ".join(f"{r.view} view, {r.part}, {r.pyramid}: {percent(r.share)}" for r in table.itertuples())
     return _finish(alt.hconcat(*panels), title or "Away from the fixation a coarse part of the difference stays",
                    f"Dot plots, one per part of the face, of the share of the difference between people that each view leaves. {said}.")
+
+# %% ../nbs/library/13_plots.ipynb #5c4e676f
+_SAME, _DIFFERENT = "one person", "two people"
+
+def _panel(chart, name, **size): return chart.properties(title=alt.Title(name, fontSize=12, fontWeight=400), **size)
+
+def distance_histograms(
+    rows,                       # set, pairs ('one person' or 'two people'), distance (left edge of a bin), share (of these pairs)
+    *,
+    title: str | None = None,
+    divide: float = .6,         # the distance under which two pictures are taken for one person
+    width: int = 440,
+) -> alt.VConcatChart:
+    "Two histograms of distances in each panel, one panel a set: pairs of one person filled, pairs of two people outlined."
+    table = _rounded(_table(rows, ("set", "pairs", "distance", "share"), "distance_histograms"))
+    for pairs in table["pairs"].unique(): choose(pairs, (_SAME, _DIFFERENT), "pairs")
+    sets = list(dict.fromkeys(table["set"]))
+    x = alt.X("distance:Q", title="distance between two pictures", scale=alt.Scale(domain=[0, float(table.distance.max())], nice=False))
+    base = alt.Chart(table).encode(x=x, y=alt.Y("share:Q", title=None, axis=alt.Axis(format="%", tickCount=3)), tooltip=_tips(table, ("set", "pairs", "distance", "share")),
+        color=alt.Color("pairs:N", title=None, scale=alt.Scale(domain=[_SAME, _DIFFERENT], range=["#0B7285", "#E1812C"]), legend=alt.Legend(orient="top")))
+    marks = [base.mark_area(interpolate="step-after", opacity=.55).transform_filter(alt.datum.pairs == _SAME),
+             base.mark_line(interpolate="step-after", strokeWidth=2).transform_filter(alt.datum.pairs == _DIFFERENT),
+             alt.Chart(pd.DataFrame({"divide": [divide]})).mark_rule(strokeDash=[4, 3], color="#555555").encode(x="divide:Q")]
+    panels = [_panel(alt.layer(*(m.transform_filter(alt.datum.set == s) for m in marks[:2]), marks[2]), s, width=width, height=90) for s in sets]
+    below = table[table.distance + 1e-9 < divide].groupby(["set", "pairs"])["share"].sum()
+    said = "; ".join(f"{s}: {percent(below.get((s, _SAME), 0.), digits=1)} of the pairs of one person and {percent(below.get((s, _DIFFERENT), 0.), digits=1)} of the pairs of two people lie below {divide:g}" for s in sets)
+    return _finish(alt.vconcat(*panels, spacing=12), title or f"Below {divide:g}: " + "; ".join(f"{s} {percent(below.get((s, _SAME), 0.))} of one person, {percent(below.get((s, _DIFFERENT), 0.))} of two" for s in sets),
+                   f"Histograms of distances between pictures, one panel per set. {said}.")
+
+# %% ../nbs/library/13_plots.ipynb #2d4acb9f
+def by_condition(
+    rows,                       # factor, level (words, in order), quantity, accuracy, low, high (0..1)
+    *,
+    title: str | None = None,
+    y_title: str = "share (95 % interval)",
+    columns: int = 2,           # panels side by side
+    height: int = 160,
+) -> alt.ConcatChart:
+    "Dots with intervals over the levels of each factor, one panel a factor, one colour and shape a quantity."
+    table = _rounded(_table(rows, ("factor", "level", "quantity", "accuracy", "low", "high"), "by_condition"))
+    factors, quantities = (list(dict.fromkeys(table[c])) for c in ("factor", "quantity"))
+    floor = min(np.floor(10 * float(table[["low", "accuracy"]].min().min())) / 10, .9)
+    offset = alt.XOffset("quantity:N", sort=quantities) if len(quantities) > 1 else alt.Undefined
+    key = dict(sort=quantities, title=None, **({} if len(quantities) > 1 else {"legend": None}))
+    def panel(factor, first):
+        one = table[table.factor == factor]
+        axis = alt.Axis(format="%", labels=first, ticks=first, title=y_title if first else None)
+        y = lambda column: alt.Y(f"{column}:Q", scale=alt.Scale(domain=[floor, 1], nice=False), axis=axis)
+        base = alt.Chart(one).encode(x=alt.X("level:N", sort=list(dict.fromkeys(one.level)), title=factor, axis=alt.Axis(labelAngle=0, grid=False)), xOffset=offset,
+            color=alt.Color("quantity:N", **key, scale=alt.Scale(domain=quantities, range=["#7B3FA0", "#0B7285", "#E1812C", "#6B6B6B"][:len(quantities)])),
+            tooltip=_tips(one, ("factor", "level", "quantity", "accuracy", "low", "high")))
+        dots = base.mark_point(size=70, opacity=1).encode(y=y("accuracy"), shape=alt.Shape("quantity:N", **key, scale=alt.Scale(domain=quantities, range=["circle", "square", "triangle-up", "diamond"][:len(quantities)])))
+        return alt.layer(base.mark_rule(strokeWidth=2).encode(y=y("low"), y2="high:Q"), dots).properties(width=alt.Step(56, **{"for": "position"}), height=height)
+    worst, best = (table.loc[getattr(table.groupby("quantity", sort=False).accuracy, which)()] for which in ("idxmin", "idxmax"))
+    answer = "; ".join(f"{w.quantity} is {percent(w.accuracy)} throughout" if percent(w.accuracy) == percent(b.accuracy) else f"{w.quantity} is lowest at {w.factor} {w.level}: {percent(w.accuracy)}"
+                       for w, b in zip(worst.itertuples(), best.itertuples()))
+    said = "; ".join(f"{r.factor} {r.level}, {r.quantity} {percent(r.accuracy, r.low, r.high, 1)}" for r in table.itertuples())
+    return _finish(alt.concat(*(panel(f, i % columns == 0) for i, f in enumerate(factors)), columns=columns, spacing=14), title or answer[0].upper() + answer[1:], f"Dots with 95 % intervals, one panel per factor. {said}.")
+
+# %% ../nbs/library/13_plots.ipynb #dcdda812
+def saturation(
+    rows,                       # set, people (size of the gallery), accuracy, low, high (0..1)
+    *,
+    title: str | None = None,
+    width: int = 440, height: int = 220,
+) -> alt.LayerChart:
+    "Rank-1 identification against the number of people in the gallery, one line and band a set."
+    table = _rounded(_table(rows, ("set", "people", "accuracy", "low", "high"), "saturation")).sort_values(["set", "people"])
+    sets = list(dict.fromkeys(pd.DataFrame(rows)["set"]))
+    floor = min(np.floor(10 * float(table.low.min())) / 10, .9)
+    at = lambda name: alt.Y(f"{name}:Q", title="found at the first place (95 % interval)", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[floor, 1], nice=False))
+    colours, shapes = ["#0B7285", "#E1812C", "#7B3FA0", "#6B6B6B"], ["circle", "square", "triangle-up", "diamond"]
+    base = alt.Chart(table).encode(color=alt.Color("set:N", title=None, scale=alt.Scale(domain=sets, range=colours[:len(sets)])),
+        x=alt.X("people:Q", title="people in the gallery (doubling scale)", scale=alt.Scale(type="log", base=2, nice=False, padding=12), axis=alt.Axis(values=sorted(set(table.people)), labelOverlap=True, grid=False)))
+    marks = [base.mark_area(opacity=.18).encode(y=at("low"), y2="high:Q"), base.mark_rule(opacity=.6).encode(y=at("low"), y2="high:Q"), base.mark_line().encode(y=at("accuracy")),
+             base.mark_point(size=80, opacity=1).encode(y=at("accuracy"), shape=alt.Shape("set:N", title=None, scale=alt.Scale(domain=sets, range=shapes[:len(sets)])),
+                tooltip=_tips(table, ("set", "people", "accuracy", "low", "high")))]
+    last = table.loc[table.groupby("set").people.idxmax()].set_index("set").loc[sets]
+    answer = "; ".join(f"{s}: {percent(r.accuracy)} among {r.people:,}" for s, r in zip(sets, last.itertuples()))
+    said = "; ".join(f"{r.set}, {r.people} people: {percent(r.accuracy, r.low, r.high, 1)}" for r in table.itertuples())
+    return _finish(alt.layer(*marks).properties(width=width, height=height), title or answer[0].upper() + answer[1:], f"Lines with bands of 95 % intervals: how often the person sought comes first, against the number of people. {said}.")
 
 # %% ../nbs/library/13_plots.ipynb #42a9ff3a
 def paper_and_ours(

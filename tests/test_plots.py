@@ -96,3 +96,34 @@ def test_figures_of_the_fovea_chapter():
     assert "mouth view, eyes, published: 50 %" in left.description
     waves = plots.transfer([dict(pyramid="published", eccentricity=10., frequency=f, signal=1 - f, false_detail=f) for f in (.1, .3)])
     assert "at most 30 % false detail, at 10 pixels" in waves.description
+
+
+def realism(check):
+    "Rows as `nbs/benchmarks/realism.ipynb` stores them, invented."
+    if check == "distances": return [dict(set=s, pairs=p, distance=d / 10, share=.25 if first <= d < first + 4 else 0.) for s in ("a", "b") for p, first in (("one person", 1), ("two people", 4)) for d in range(10)]
+    if check == "conditions": return [dict(factor=f, level=v, quantity=q, accuracy=a, low=a - .05, high=a + .01) for f in ("yaw", "age") for v, a in (("small", .98), ("large", .8)) for q in ("AUC", "rank-1")]
+    return [dict(set=s, people=n, accuracy=a, low=a - .05, high=a + .01) for s in ("a", "b") for n, a in ((50, .98), (100, .91))]
+
+
+REALISM = {"distances": plots.distance_histograms, "conditions": plots.by_condition, "saturation": plots.saturation}
+
+
+@pytest.mark.parametrize("check, said, titled", [
+    ("distances", "a: 100.0 % of the pairs of one person and 50.0 % of the pairs of two people lie below 0.6", "Below 0.6: a 100\u00a0% of one person, 50\u00a0% of two"),
+    ("conditions", "age large, rank-1 80.0 % (75.0 to 81.0)", "AUC is lowest at yaw large: 80\u00a0%"), ("saturation", "b, 100 people: 91.0 % (86.0 to 92.0)", "A: 91\u00a0% among 100")])
+def test_figures_of_the_realism_check(check, said, titled):
+    chart = REALISM[check](realism(check))
+    assert said in chart.description and titled in " ".join(chart.title.text)
+    assert len(json.dumps(chart.to_dict())) < 20_000
+    with pytest.raises(DataError, match="needs the column"): REALISM[check]([{"nothing": 1}])
+
+
+def test_a_quantity_that_never_moves_is_said_to_be_constant():
+    rows = pd.DataFrame(realism("conditions")).assign(accuracy=1., low=1., high=1.)
+    chart = plots.by_condition(rows)
+    assert "AUC is 100\u00a0% throughout" in " ".join(chart.title.text)
+    assert '"domain": [0.9, 1]' in json.dumps(chart.to_dict())
+
+
+def test_pairs_of_another_kind_are_refused():
+    with pytest.raises(ConfigError, match="one person, two people"): plots.distance_histograms([dict(set="a", pairs="three people", distance=.1, share=1.)])
