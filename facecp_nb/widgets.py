@@ -78,7 +78,7 @@ def _truth(pictures, scene):
     return (f'<div style="line-height: 1.4"><b>Landmarks</b>, x and y in pixels of {pictures.images.shape[-1]}: eyes {spot[0]} and {spot[1]}, nose {spot[2]}, mouth {spot[3]} and {spot[4]}.<br>'
             f"<b>Angles</b>: yaw {scene.yaw:g}°, pitch {scene.pitch:g}°, roll {scene.roll:g}°; light {scene.light_azimuth:g}° to the right, {scene.light_elevation:g}° up.</div>")
 
-# %% ../nbs/library/14_widgets.ipynb #82d151d8
+# %% ../nbs/library/14_widgets.ipynb #66d2279a
 _PAUSE = .02  # seconds between a move and its picture
 
 class FaceExplorer(ipywidgets.VBox):
@@ -86,11 +86,11 @@ class FaceExplorer(ipywidgets.VBox):
 
     def __init__(self, size, seed, people):
         self.size, self.seed, self.controls = size, seed, _controls(people)
-        mark = lambda label: ipywidgets.Checkbox(description=label, indent=False, layout={"width": "7.3em"})
-        self.marks = {"five": mark("5 landmarks"), "dense": mark("68 points"),
-                      "region": ipywidgets.Dropdown(options=("none", *REGIONS), description="region", style={"description_width": "3.5em"}, layout={"width": "9em"})}
-        self.image = ipywidgets.Image(format="jpeg", layout={"width": "24em", "height": "24em"})
-        self.truth = ipywidgets.HTML(layout={"width": "24em"})
+        mark = lambda label, width: ipywidgets.Checkbox(description=label, indent=False, layout={"width": width})
+        self.marks = {"five": mark("5 landmarks", "8em"), "dense": mark("68 points", "7.2em"),
+                      "region": ipywidgets.Dropdown(options=("none", *REGIONS), description="region", style={"description_width": "3.7em"}, layout={"width": "9.6em"})}
+        self.image = ipywidgets.Image(format="jpeg", layout={"width": "25.5em", "height": "25.5em"})
+        self.truth = ipywidgets.HTML(layout={"width": "25.5em"})
         self.code = ipywidgets.Textarea(description="the code for this", rows=7, style={"description_width": "max-content"},
                                         layout={"flex_flow": "column", "align_items": "stretch", "width": "98%", "max_width": "71em"})
         self.button = ipywidgets.Button(description="reset", tooltip="Put all controls back where they began")

@@ -115,6 +115,9 @@ def test_in_a_browser(lab):
         page.run_all()
         assert page.find('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]') == []
         picture = page.wait(lambda: page.find(".jp-Notebook img.widget-image"), 30)[0]
+        labels = page.find(".jp-Notebook .widget-label, .jp-Notebook .widget-label-basic span")
+        clipped = [e.text for e in labels if window.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth && arguments[0].clientWidth > 0", e)]
+        assert len(labels) > 15 and clipped == []
         slider = next(e for e in page.find(".jp-Notebook .widget-slider") if e.text.startswith("yaw"))
         code = page.find(".jp-Notebook .widget-textarea textarea")[0]
         before = picture.get_attribute("src")
