@@ -226,11 +226,14 @@ def faces(
     size: Annotated[int, typer.Option(help="side of a picture in pixels")] = 128,
     seed: Annotated[int, typer.Option(help="of the population")] = 0,
     workers: Annotated[int, typer.Option(help="processes")] = os.cpu_count() or 1,
+    bands: Annotated[str, typer.Option(help="ages: child, adult, elder, separated by commas; none: each person's own")] = "",
+    truth: Annotated[bool, typer.Option(help="keep the parts and the depth of every picture too")] = False,
     format: Annotated[str, typer.Option(help="parquet (one file, faces.parquet) or folder (a JPEG a picture, and faces.parquet)")] = "parquet",
 ):
     "Render a set of faces with exact landmarks, boxes and factors (needs the extra 'render')."
-    from facecp_nb.faces import make_set
-    table = make_set(people, per_person, size, seed, workers=workers, format=format, out=out / "faces.parquet" if format == "parquet" else out)
+    from facecp_nb.sets import TRUTHS, make_set
+    table = make_set(people, per_person, size, seed, bands=tuple(b.strip() for b in bands.split(",") if b.strip()), truth=TRUTHS if truth else (), workers=workers, format=format,
+                     out=out / "faces.parquet" if format == "parquet" else out)
     print(f"{len(table):,} pictures of {people} people in {out}")
 
 # %% ../nbs/library/15_cli.ipynb #4c91c91e

@@ -180,7 +180,7 @@ def _tensors(config, view, rows): return _view(config.data, config.people, confi
 def _rows(config, split): return torch.from_numpy((faces_of(config).records.split == split).to_numpy().nonzero()[0])
 
 # %% ../nbs/library/12_study.ipynb #1d7c011c
-CODE = ("core", "faces", "data", "detection", "foveation", "masks", "models", "heads", "training", "recovery")
+CODE = ("core", "people", "faces", "data", "sets", "detection", "foveation", "masks", "models", "heads", "training", "recovery")
 
 def _canonical(config):
     out = asdict(config) | dict(rearing=str(config.resolved))

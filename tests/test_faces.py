@@ -9,7 +9,7 @@ from execnb.shell import CaptureShell
 from fastcore.xtras import working_directory
 from PIL import Image
 
-from facecp_nb import faces
+from facecp_nb import faces, people as who, sets
 from facecp_nb.core import BOX_COLUMNS, LANDMARK_COLUMNS, ConfigError, DataError, shipped
 from facecp_nb.data import assign_splits, problems
 from repository import code, notebooks, read, source, tags
@@ -45,38 +45,39 @@ def test_nobody_is_told_by_hair_or_background(table):
 def test_a_sample_can_be_made_again(table):
     rows = table.iloc[[0, 37, 777, 1501, 2399]]
     for _, old in rows.iterrows():
-        new = faces.records(int(old["person_index"]), size=int(old["width"]), seed=int(old["seed"]), images=[int(old["image_index"])]).iloc[0]
+        new = sets.records(int(old["person_index"]), size=int(old["width"]), seed=int(old["seed"]), images=[int(old["image_index"])]).iloc[0]
         assert new["image"] == old["image"]
         assert np.abs(pixels(new["jpeg"]) - pixels(old["jpeg"])).mean() <= 1
         for column in (*LANDMARK_COLUMNS, *BOX_COLUMNS): assert abs(new[column] - old[column]) <= .1, column
 
 @renders
 def test_parts_and_depth_agree_with_landmarks():
-    made = faces.render(faces.people(4), [faces.Scene(blink=0.)] * 4, 128)
+    made = faces.render(who.people(4), [who.Scene(blink=0.)] * 4, 128)
     for points, parts, depth in zip(made.landmarks.round().long(), made.parts, made.depth):
         eye, nose = points[0], points[2]
-        assert faces.PARTS[parts[eye[1] - 1:eye[1] + 2, eye[0] - 1:eye[0] + 2].flatten().mode().values].startswith("eye")
+        assert faces.PARTS[parts[eye[1] - 1:eye[1] + 2, eye[0] - 1:eye[0] + 2].flatten().mode().values] == "eyes"
+        assert faces.PARTS[parts[nose[1], nose[0]]] == "nose"
         assert depth[nose[1], nose[0]] < depth[eye[1], eye[0]]
 
 @renders
 def test_silly_requests_are_refused():
-    someone = faces.people(1)
-    for bad in (lambda: faces.people(0), lambda: faces.person(-1), lambda: faces.render(someone, [], 64), lambda: faces.render(someone, [faces.Scene()], 4),
-                lambda: faces.render(someone, [faces.Scene(hair_style="mohawk")], 64), lambda: faces.make_set(3, held_out=3)):
+    someone = who.people(1)
+    for bad in (lambda: who.people(0), lambda: who.person(-1), lambda: faces.render(someone, [], 64), lambda: faces.render(someone, [who.Scene()], 4),
+                lambda: faces.render(someone, [who.Scene(hair_style="mohawk")], 64), lambda: sets.make_set(3, held_out=3)):
         with pytest.raises(ConfigError): bad()
 
 def test_without_the_renderer_a_sentence_helps(monkeypatch):
     monkeypatch.setattr(faces, "can_render", lambda: False)
-    with pytest.raises(DataError, match="pip install"): faces.render(faces.people(1), [faces.Scene()])
+    with pytest.raises(DataError, match="pip install"): faces.render(who.people(1), [who.Scene()])
 
 # --- surgery, time, truth --------------------------------------------------------------------------------------------
 
 @renders
-@pytest.mark.parametrize("region", faces.REGIONS)
+@pytest.mark.parametrize("region", who.REGIONS)
 def test_twins_are_equal_outside_their_region(region):
     "Equal byte by byte beyond the region's reach; where a cast shadow crosses, by a few grey levels in a few pixels."
     for seed in (1, 5):
-        pair = faces.render(faces.twins(region, seed=seed), [faces.Scene(yaw=10., blur=.5, noise=.01)] * 2, 128)
+        pair = faces.render(who.twins(region, seed=seed), [who.Scene(yaw=10., blur=.5, noise=.01)] * 2, 128)
         difference = (pair.images[0].int() - pair.images[1].int()).abs().amax(0)
         reach = faces.reach(pair, region)
         assert reach.float().mean() < (.25 if region != "outline" else .6)
@@ -86,37 +87,37 @@ def test_twins_are_equal_outside_their_region(region):
 @renders
 def test_reach_says_no_more_than_the_window():
     "Different skin is different everywhere on the face: a region's reach does not cover it."
-    pair = faces.render(faces.twins("skin", seed=2), [faces.Scene()] * 2, 96)
+    pair = faces.render(who.twins("skin", seed=2), [who.Scene()] * 2, 96)
     changed = (pair.images[0] != pair.images[1]).any(0)
     assert (changed & ~faces.reach(pair, "mouth")).float().mean() > .05
 
 def test_swaps_and_morphs_are_exact():
-    a, b = faces.people(2)
-    assert faces.swap(a, b, faces.GROUPS).vector.tolist() == b.vector.tolist()
-    assert faces.swap(a, b, "eyes").mouth == a.mouth
-    np.testing.assert_allclose(faces.morph(a, b, .25).vector, .75 * a.vector + .25 * b.vector)
-    with pytest.raises(ConfigError): faces.swap(a, b, "chin")
+    a, b = who.people(2)
+    assert who.swap(a, b, who.GROUPS).vector.tolist() == b.vector.tolist()
+    assert who.swap(a, b, "eyes").mouth == a.mouth
+    np.testing.assert_allclose(who.morph(a, b, .25).vector, .75 * a.vector + .25 * b.vector)
+    with pytest.raises(ConfigError): who.swap(a, b, "chin")
     for years in (3, 91):
-        with pytest.raises(ConfigError): faces.at_age(a, years)
+        with pytest.raises(ConfigError): who.at_age(a, years)
 
 def test_people_are_apart():
     "No two of 300 people are nearer than half the usual distance, in shape or in paint."
-    vectors = np.stack([p.vector for p in faces.people(300)])
+    vectors = np.stack([p.vector for p in who.people(300)])
     distance = np.sqrt(((vectors[:, None] - vectors[None]) ** 2).mean(-1))[np.triu_indices(300, 1)]
     assert distance.min() > .5 * np.median(distance)
 
 @renders
 def test_children_have_larger_eyes_for_their_faces():
-    someone = faces.people(1)[0]
-    made = faces.render([faces.at_age(someone, y) for y in (6, 30)], [faces.Scene()] * 2, 128)
+    someone = who.people(1)[0]
+    made = faces.render([who.at_age(someone, y) for y in (6, 30)], [who.Scene()] * 2, 128)
     height = made.boxes[:, 3] - made.boxes[:, 1]
-    share = (made.parts == faces.PARTS.index("eye_front_left")).sum((1, 2)) / height ** 2
+    share = (made.parts == faces.PARTS.index("eyes")).sum((1, 2)) / height ** 2
     assert share[0] > 1.1 * share[1]
     assert abs(height[0] / height[1] - 1) < .15  # framed alike
 
 @renders
 def test_points_agree_with_landmarks():
-    made = faces.render(faces.people(6), [faces.scene(i, 0) for i in range(6)], 128)
+    made = faces.render(who.people(6), [who.scene(i, 0) for i in range(6)], 128)
     eyes = np.stack([made.points[:, 36:42].mean(1), made.points[:, 42:48].mean(1)], 1)
     assert np.linalg.norm(eyes - made.landmarks[:, :2].numpy(), axis=-1).max() < 3
     assert np.linalg.norm((made.points[:, [30, 48, 54]] - made.landmarks[:, 2:]).numpy(), axis=-1).max() < 4
@@ -125,8 +126,8 @@ def test_points_agree_with_landmarks():
 
 @renders
 def test_glasses_and_masks_cover_what_they_should():
-    someone = faces.people(1)[0]
-    scenes = [faces.Scene(), *(faces.Scene(glasses=g) for g in faces.GLASSES[1:]), *(faces.Scene(mask=m) for m in faces.MASKS[1:])]
+    someone = who.people(1)[0]
+    scenes = [who.Scene(), *(who.Scene(glasses=g) for g in who.GLASSES[1:]), *(who.Scene(mask=m) for m in who.MASKS[1:])]
     made = faces.render([someone] * len(scenes), scenes, 128)
     for s, parts, points in zip(scenes, made.parts, made.landmarks.round().long()):
         assert bool((parts == faces.PARTS.index("glasses")).any()) == (s.glasses != "none")
@@ -135,23 +136,23 @@ def test_glasses_and_masks_cover_what_they_should():
 
 @renders
 def test_an_interrupted_set_goes_on(tmp_path, monkeypatch):
-    path, made, real = tmp_path / "few.parquet", [], faces.records
-    def until_the_second(index, *rest):
+    path, made, real = tmp_path / "few.parquet", [], sets.records
+    def until_the_second(index, **options):
         if index == 2: raise KeyboardInterrupt
         made.append(index)
-        return real(index, *rest)
-    monkeypatch.setattr(faces, "records", until_the_second)
-    with pytest.raises(KeyboardInterrupt): faces.make_set(3, per_person=2, size=32, out=path)
+        return real(index, **options)
+    monkeypatch.setattr(sets, "records", until_the_second)
+    with pytest.raises(KeyboardInterrupt): sets.make_set(3, per_person=2, size=32, out=path)
     assert not path.exists() and made == [0, 1]
-    monkeypatch.setattr(faces, "records", lambda index, *rest: made.append(index) or real(index, *rest))
-    table = faces.make_set(3, per_person=2, size=32, out=path)
+    monkeypatch.setattr(sets, "records", lambda index, **options: made.append(index) or real(index, **options))
+    table = sets.make_set(3, per_person=2, size=32, out=path)
     assert made == [0, 1, 2]
     assert problems(table) == [] and len(pd.read_parquet(path)) == 6
     assert [p.name for p in tmp_path.iterdir()] == ["few.parquet"]
 
 @renders
 def test_a_set_as_a_folder(tmp_path):
-    faces.make_set(2, per_person=2, size=32, out=tmp_path / "set", format="folder")
+    sets.make_set(2, per_person=2, size=32, out=tmp_path / "set", format="folder")
     table = pd.read_parquet(tmp_path / "set" / "faces.parquet")
     assert problems(table) == [] and "jpeg" not in table
     assert all(Image.open(tmp_path / "set" / p).size == (32, 32) for p in table["path"])
@@ -159,7 +160,7 @@ def test_a_set_as_a_folder(tmp_path):
 @renders
 @pytest.mark.parametrize("bad", [dict(n=0), dict(per_person=0), dict(size=8), dict(size=4096), dict(workers=0), dict(format="zip"), dict(format="folder"), dict(held_out=-1)])
 def test_silly_sets_are_refused(bad):
-    with pytest.raises(ConfigError): faces.make_set(**{"n": 2, "per_person": 1, "size": 32, **bad})
+    with pytest.raises(ConfigError): sets.make_set(**{"n": 2, "per_person": 1, "size": 32, **bad})
 
 def test_the_chapter_speaks_without_the_renderer(monkeypatch):
     "Chapter 01 where anny is missing: it runs to the end and says at each place what is not drawn."
@@ -183,7 +184,7 @@ def test_the_same_seed_gives_the_same_bits():
     def once(threads):
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
-        try: return faces.render(faces.people(2, seed=9), [faces.scene(i, 0, 9) for i in range(2)], 96)
+        try: return faces.render(who.people(2, seed=9), [who.scene(i, 0, 9) for i in range(2)], 96)
         finally: torch.set_num_threads(before)
     first, second, third = once(1), once(1), once(2)
     for field in ("images", "parts", "landmarks"): assert torch.equal(getattr(first, field), getattr(second, field)), field

@@ -9,7 +9,7 @@ every = pytest.mark.parametrize("path", notebooks(), ids=name)
 chapters = pytest.mark.parametrize("path", notebooks("chapters"), ids=name)
 modules = pytest.mark.parametrize("path", sorted(p for p in PACKAGE.glob("*.py") if p.name[0] != "_"), ids=lambda p: p.stem)
 
-ORDER = ("core faces data detection foveation masks models heads training recovery verification evaluation "
+ORDER = ("core people faces data sets detection foveation masks models heads training recovery verification evaluation "
          "study plots widgets cli").split()
 
 
