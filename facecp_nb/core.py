@@ -8,7 +8,7 @@ __all__ = ['PROFILES', 'LANDMARKS', 'LANDMARK_COLUMNS', 'BOX_COLUMNS', 'SPLITS',
            'code_digest', 'code_hash', 'device', 'seed_all', 'progress']
 
 # %% ../nbs/library/00_core.ipynb #22960f2e
-import ast, hashlib, importlib.util, json, os, random, sys, tempfile, time
+import ast, hashlib, importlib.util, json, os, random, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 

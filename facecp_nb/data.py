@@ -345,7 +345,7 @@ def crop(
     "(B,C,size,size): each box cut out and resized with an anti-aliased bilinear filter, same dtype and device; uint8 is rounded."
     if images.ndim != 4 or boxes.shape != (len(images), 4): raise DataError(f"crop needs images (B,C,H,W) and boxes (B,4); it was given {tuple(images.shape)} and {tuple(boxes.shape)}.")
     if images.dtype != torch.uint8 and not images.is_floating_point(): raise DataError(f"crop takes uint8 or floating-point images, not {images.dtype}.")
-    if size < 1: raise ConfigError(f"The size of a crop is {size}; it must be at least 1 pixel.")
+    if size < 1 or size != int(size): raise ConfigError(f"The size of a crop is {size}; it must be a whole number of pixels, at least 1.")
     if not len(images): return images.new_zeros(0, images.shape[1], size, size)
     height, width = images.shape[2:]
     edges = boxes.to(images.device, torch.float32)

@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'can_render', 'need_renderer', 'neutral_heads', 'Pictures', 'render', 'sheet', 'reach']
 
 # %% ../nbs/library/01b_faces.ipynb #fa49c80d
-import functools, importlib.util, math
+import functools, importlib.util, math, os, sys
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 
@@ -27,10 +27,16 @@ def need_renderer():
     "`DataError` with the command that helps if they are not."
     if not can_render(): raise DataError("Rendering new faces needs anny and warp, which are not installed: pip install 'facecp_nb[render]' (or: pip install anny warp-lang).")
 
+@functools.cache
 def _warp():
-    "warp, told not to announce itself; to be called before anny is imported, which wakes it."
+    "warp, woken quietly; to be called before anny is imported, which would wake it."
     import warp
     warp.config.log_level = warp.LOG_WARNING
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)  # its C part writes past Python where there is no GPU driver
+    try: warp.init()
+    finally: os.dup2(kept, 2), os.close(kept), os.close(nowhere)
     return warp
 
 # %% ../nbs/library/01b_faces.ipynb #be6caf59
