@@ -63,6 +63,16 @@ def test_widgets_keep_their_names(library, monkeypatch):
     run(path, monkeypatch)
     assert path.read_bytes() == stored and b"IntSliderModel" in stored
 
+def test_a_widget_that_brings_a_picture_is_stored_as_the_picture(library, monkeypatch):
+    path = library / "00_x.ipynb"
+    nbformat.write(notebook("""import base64, ipywidgets as w
+class Shown(w.IntSlider):
+    def _repr_mimebundle_(self, **kwargs): return super()._repr_mimebundle_(**kwargs) | {"image/jpeg": base64.b64encode(b"a picture").decode()}
+Shown()"""), path)
+    run(path, monkeypatch)
+    stored = path.read_bytes()
+    assert b"image/jpeg" in stored and b"widget-view" not in stored and b"IntSliderModel" not in stored
+
 def processed(processor: str, cell: dict) -> dict:
     import docproc
     from execnb.nbio import dict2nb

@@ -51,6 +51,13 @@ def stable_widgets(nb):
     for old, new in names.items(): text = text.replace(old, new)
     return nbformat.reads(text, 4)
 
+def without_live_views(nb):
+    "Where a widget brings a picture of itself, keep the picture alone: it shows without a kernel."
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            if "image/jpeg" in output.get("data", {}): output["data"].pop(VIEW, None)
+    return nb
+
 def without_places(nb, store: str):
     "Shorten the paths of this computer in the text of outputs, as they stand in warnings."
     for cell in nb.cells:
@@ -76,7 +83,7 @@ def execute(path: Path):
             NotebookClient(nb, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
                            resources={"metadata": {"path": str(path.parent)}}).execute()
     for cell, source, output in zip(left_out, sources, outputs): cell.source, cell.outputs = source, output
-    return stable_widgets(without_places(nb, store))
+    return stable_widgets(without_live_views(without_places(nb, store)))
 
 def store(path: Path):
     "Run the notebook at `path` and write it back with its outputs, cleaned as nbdev cleans."
