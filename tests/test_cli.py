@@ -57,6 +57,7 @@ def test_help_lists_the_commands(facecp):
     (["faces", "--people", "0", "--out", "x"], "people is 0"),
     (["faces", "--size", "4", "--out", "x"], "size is 4"),
     (["faces", "--format", "zip", "--out", "x"], "parquet, folder"),
+    (["faces", "--bands", "child, teenager", "--out", "x"], "child, adult, elder"),
 ])
 def test_refusals_are_one_sentence_and_exit_2(words, says, facecp):
     code, out, err = facecp(*words)

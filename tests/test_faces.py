@@ -60,6 +60,19 @@ def test_parts_and_depth_agree_with_landmarks():
         assert depth[nose[1], nose[0]] < depth[eye[1], eye[0]]
 
 @renders
+def test_shipped_rows_are_made_again_with_their_truth(table):
+    rows = table.iloc[[3, 1200, 2001]]
+    again = sets.remake(rows)
+    assert np.abs(again.landmarks.flatten(1).numpy() - rows[list(LANDMARK_COLUMNS)].to_numpy()).max() < .1
+    for picture, jpeg in zip(again.images, rows["jpeg"]): assert np.abs(pixels(jpeg) - picture.permute(1, 2, 0).numpy()).mean() < 4  # what JPEG loses
+    assert (sets.read_parts(rows) == again.parts).float().mean() > .999
+    assert sets.remake(rows.iloc[:1], 200).images.shape == (1, 3, 200, 200)
+
+def test_rows_without_factors_cannot_be_made_again(table):
+    with pytest.raises(DataError, match="lacks 1 of them: yaw"): sets.remake(table.drop(columns="yaw"))
+    with pytest.raises(DataError, match="no column depth_png"): sets.read_depth(table)
+
+@renders
 def test_silly_requests_are_refused():
     someone = who.people(1)
     for bad in (lambda: who.people(0), lambda: who.person(-1), lambda: faces.render(someone, [], 64), lambda: faces.render(someone, [who.Scene()], 4),
@@ -158,7 +171,57 @@ def test_a_set_as_a_folder(tmp_path):
     assert all(Image.open(tmp_path / "set" / p).size == (32, 32) for p in table["path"])
 
 @renders
-@pytest.mark.parametrize("bad", [dict(n=0), dict(per_person=0), dict(size=8), dict(size=4096), dict(workers=0), dict(format="zip"), dict(format="folder"), dict(held_out=-1)])
+def test_truth_lies_beside_the_pictures_of_a_folder(tmp_path):
+    sets.make_set(2, per_person=2, size=32, truth=sets.TRUTHS, out=tmp_path, format="folder")
+    table = pd.read_parquet(tmp_path / "faces.parquet")
+    assert {"path", "parts", "depth"} <= set(table) and not {"jpeg", *sets.TRUTHS} & set(table)
+    for column, mode in (("parts", "L"), ("depth", "I;16")):
+        for path in table[column]: assert (image := Image.open(tmp_path / path)).size == (32, 32) and image.mode == mode
+
+# --- years -----------------------------------------------------------------------------------------------------------
+
+def years(people=8, per=6) -> pd.DataFrame:
+    "A made-up table: everybody as a child, as an adult, as an elder, in turn."
+    rng = np.random.default_rng(0)
+    rows = [(f"p{p}_{i}", f"p{p}", rng.uniform(*list(who.BANDS.values())[i % 3])) for p in range(people) for i in range(per)]
+    return pd.DataFrame(rows, columns=["image", "person", "age"])
+
+@pytest.mark.parametrize("gap", [20, 30])
+def test_no_picture_of_a_pair_gives_the_answer_away(gap):
+    table = years()
+    pairs = sets.age_pairs(table, gap=gap, seed=3)
+    person = table.set_index("image")["person"]
+    assert ((person[pairs["image_1"]].to_numpy() == person[pairs["image_2"]].to_numpy()) == pairs["same"]).all()
+    assert (pairs["gap"] >= gap).all() and (pairs["age_1"] <= 12).all() and pairs["same"].mean() == .5
+    for image in ("image_1", "image_2"):
+        counts = pairs.groupby(image)["same"].agg(["sum", "size"])
+        assert (2 * counts["sum"] == counts["size"]).all()
+    assert pairs.equals(sets.age_pairs(table, gap=gap, seed=3)) and not pairs.equals(sets.age_pairs(table, gap=gap, seed=4))
+
+def test_pairs_that_cannot_be_are_refused():
+    with pytest.raises(DataError, match="no two people"): sets.age_pairs(years().query("age > 12"))
+    alone = pd.DataFrame([("a", "p", 5.), ("b", "p", 40.), ("c", "q", 11.), ("d", "q", 31.)], columns=["image", "person", "age"])
+    assert len(sets.age_pairs(alone, gap=20)) == 4
+    with pytest.raises(DataError, match="cannot be exchanged"): sets.age_pairs(alone.assign(age=[5., 26., 11., 40.]), gap=20)
+
+@renders
+def test_a_set_by_age():
+    table = sets.make_set(3, per_person=6, size=16, bands=("child", "elder"))
+    assert table["band"].value_counts().to_dict() == {"child": 9, "elder": 9}
+    for band, rows in table.groupby("band"): assert rows["age"].between(*who.BANDS[band]).all()
+
+@renders
+def test_faces_are_anatomy():
+    "Two hundred people: level eyes, noses that are not pinched, mouths on the middle line."
+    heads = faces.neutral_heads(who.people(200, seed=5))
+    head = faces._head()
+    eyes = [heads[:, head.eye_left].mean(1), heads[:, head.eye_right].mean(1)]
+    assert (eyes[0][:, 2] - eyes[1][:, 2]).abs().max() < .4  # cm
+    assert heads[:, head.points[[31, 35]], 0].diff(dim=1).min() > 1.4
+    assert (heads[:, head.mouth_left, 0] + heads[:, head.mouth_right, 0]).abs().max() < .6
+
+@renders
+@pytest.mark.parametrize("bad", [dict(bands=("teenager",)), dict(truth=("nose_png",)), dict(n=0), dict(per_person=0), dict(size=8), dict(size=4096), dict(workers=0), dict(format="zip"), dict(format="folder"), dict(held_out=-1)])
 def test_silly_sets_are_refused(bad):
     with pytest.raises(ConfigError): sets.make_set(**{"n": 2, "per_person": 1, "size": 32, **bad})
 
