@@ -577,7 +577,9 @@ def _skin(p):
     nose = .8 * torch.exp(-(p.ax / 1.4) ** 2 - ((p.z + 4.2) / 1.3) ** 2) * (.4 + .8 * p.of("nose", "nose_red") * p.within["nose"])
     red = ((cheek + nose + .6 * _ramp(7.5, 8.5, p.ax)) * (1 - .5 * t)).clamp(0, 1.2)
     col = col * (1 - red[:, None] * torch.tensor([.03, .2, .19]))
-    dots = _spots(p.address * 2.6 + 3 * p.own) * _ramp(.35, .75, _noise(p.address * .8 + p.own + 5))
+    dots, some = torch.zeros_like(p.x), p.of("skin", "freckles") > .45
+    where, own = p.address[some], p.own[some]
+    dots[some] = _spots(where * 2.6 + 3 * own) * _ramp(.35, .75, _noise(where * .8 + own + 5))
     dots = dots * torch.exp(-((p.z + 2.4) / 2.6) ** 2) * _ramp(.45, 1., p.of("skin", "freckles"))
     col = col * (1 - .35 * dots[:, None] * torch.tensor([.6, .9, 1.]))
     pores = .5 * _noise(9 * p.address) + .5 * _noise(19 * p.address) - .5
@@ -757,18 +759,18 @@ def _lit(p, world, lamp):
     face, near = _rasterise(screen, _mesh().faces, screen[..., 2:].contiguous(), _SHADOW)
     near = near[..., 0].masked_fill(face < 0, 0.)
     # the point asked for lies a little above the surface, or the surface would shade itself
-    at = (lamp[p.picture] @ (p.world + .45 * p.normal)[..., None])[..., 0] * frame + middle
-    slack = (.3 + .5 * (1 - p.facing.clamp(0, 1))) / 200
+    towards = (p.facing > -.25).nonzero()[:, 0]  # what looks away gets no light, shadow or not
+    picture = p.picture[towards]
+    at = (lamp[picture] @ (p.world[towards] + .45 * p.normal[towards])[..., None])[..., 0] * frame + middle
+    slack = (.3 + .5 * (1 - p.facing[towards].clamp(0, 1))) / 200
     first = (at[:, :2] - 1.5).floor()
-    part = at[:, :2] - 1.5 - first
+    right, down = (at[:, :2] - 1.5 - first).T
     seen = 0
-    for i in range(4):
-        for j in range(4):
+    for i, across in enumerate((1 - right, 1, 1, right)):  # a window of three pixels covers two whole and two in part
+        for j, along in enumerate((1 - down, 1, 1, down)):
             u, v = (first[:, 0] + i).long().clamp(0, _SHADOW - 1), (first[:, 1] + j).long().clamp(0, _SHADOW - 1)
-            # a window of three pixels covers two whole and two in part
-            weight = (1 - part[:, 0] if i == 0 else part[:, 0] if i == 3 else 1) * (1 - part[:, 1] if j == 0 else part[:, 1] if j == 3 else 1)
-            seen = seen + weight * (near[p.picture, v, u] - at[:, 2] < slack)
-    return seen / 9
+            seen = seen + across * along * (near[picture, v, u] - at[:, 2] < slack)
+    return torch.zeros_like(p.facing).index_copy(0, towards, seen / 9)
 
 # %% ../nbs/library/01b_faces.ipynb #b6e0ddcf
 def _shade(p, col, lip, strands, lit, lamp):
@@ -861,9 +863,11 @@ def _answer(p):
     p.of = lambda group, name: torch.tensor([getattr(q, group)[name] for q in p.persons]).float()[p.picture]
     p.at = lambda name: _factor(p.scenes, name)[p.picture]
 
+_LIGHT = ("row", "column", "world", "view", "normal", "facing", "hollow")
+
 def _take(p, chosen):
-    "The rows of the table `p` for which `chosen` holds."
-    some = SimpleNamespace(**{k: v[chosen] if isinstance(v, torch.Tensor) else v for k, v in vars(p).items()})
+    "The rows of the table `p` for which `chosen` holds, without the columns that only light needs."
+    some = SimpleNamespace(**{k: v[chosen] if isinstance(v, torch.Tensor) else v for k, v in vars(p).items() if k not in _LIGHT})
     some.within = {k: v[chosen] for k, v in p.within.items()}
     _answer(some)
     return some
@@ -962,25 +966,27 @@ def _render(persons, scenes, size):
     light[p.picture, p.row, p.column] = torch.lerp(wall, _shade(p, col, covers["lip"], strands, _lit(p, world, lamp), lamp), _solid(p, strands, face)[:, None])
     images = (_develop(light.permute(0, 3, 1, 2), scenes) * 255).round().to(torch.uint8)
     flat = screen[..., :2] / 2
-    landmarks = torch.stack([flat[:, head.eye_left].mean(1), flat[:, head.eye_right].mean(1), *(flat[:, i] for i in (head.nose_tip, head.mouth_left, head.mouth_right))], 1)
+    points = flat[:, head.points]
+    landmarks = torch.stack([points[:, 36:42].mean(1), points[:, 42:48].mean(1), *(flat[:, i] for i in (head.nose_tip, head.mouth_left, head.mouth_right))], 1)
     boxes = torch.cat([flat[:, head.face].amin(1), flat[:, head.face].amax(1)], 1)
     parts = torch.zeros_like(face, dtype=torch.uint8)
     parts[p.picture, p.row, p.column] = _label(p, covers)
     weight = torch.stack([_at_vertices(r, head, mesh, face[:, ::2, ::2]) for r in REGIONS], 1)
-    return Pictures(images, landmarks, boxes, parts[:, ::2, ::2], flat[:, head.points], weight, seen[:, ::2, ::2, 7].masked_fill(face[:, ::2, ::2] < 0, torch.nan))
+    return Pictures(images, landmarks, boxes, parts[:, ::2, ::2].clone(), points, weight, seen[:, ::2, ::2, 7].masked_fill(face[:, ::2, ::2] < 0, torch.nan))
 
 # %% ../nbs/library/01b_faces.ipynb #8713caca
 def render(
     persons: list[Person],
     scenes: list[Scene],  # as many as persons
     size: int = 128,      # pixels on a side
-    batch: int = 16,      # pictures drawn at once; memory grows with batch * size^2
+    batch: int | None = None,  # pictures drawn at once; memory grows with batch * size^2; None: what needs about a gigabyte (16 of 128 pixels)
 ) -> Pictures:
     "Pictures of `persons`, each in its scene; `DataError` without anny and warp, `ConfigError` for sizes outside 16..1024."
     need_renderer()
     if len(persons) != len(scenes) or not persons: raise ConfigError(f"render needs as many scenes as persons, and at least one; it was given {len(persons)} persons and {len(scenes)} scenes.")
     if not 16 <= size <= 1024: raise ConfigError(f"The size is {size} pixels; it may be 16 to 1024.")
     for s in scenes: choose(s.hair_style, STYLES, "hair_style"), choose(s.glasses, GLASSES, "glasses"), choose(s.mask, MASKS, "mask")
+    batch = batch or max(1, 16 * 128 ** 2 // size ** 2)
     done = [_render(persons[i:i + batch], scenes[i:i + batch], size) for i in range(0, len(persons), batch)]
     return Pictures(*(torch.cat([getattr(d, f.name) for d in done]) for f in fields(Pictures)))
 
