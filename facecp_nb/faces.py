@@ -720,9 +720,9 @@ def _paint(p, scenes):
     bare = ~(p.is_eye | (p.part == 11) | (p.part >= 12)) & ~((p.part == 0) & (p.z < -17)) & ~((p.part == 10) & (p.above > 1.5) & ~thin)
     near = (p.z < 7) & (p.z > -13) & (p.y < 9)
     for chosen, in_face in ((bare & ~near, False), (bare & near, True)):
-        q = _take(p, chosen)
+        q = p.take(chosen)
         if len(q.x): col[chosen], brow[chosen], lip[chosen] = _face(q, _skin(q)) if in_face else (_skin(q), 0 * q.x, 0 * q.x)
-    eyes = _take(p, p.is_eye)
+    eyes = p.take(p.is_eye)
     if len(eyes.x): col[p.is_eye] = _eyeball(eyes, _skin(eyes))
     col = torch.where(((p.part == 4) | (p.part == 7))[:, None], .25 * col * torch.tensor([1., .6, .6]), col)
     col = torch.where((p.part == 8)[:, None], torch.tensor([.07, .018, .016]), col)
@@ -730,7 +730,7 @@ def _paint(p, scenes):
     col, cloth = _cloth(p, col, scenes)
     col, hair, strands = _worn(p, col, scenes), 0 * lip, 0 * lip
     hairy = p.is_hair | (p.is_skin & (p.above > -2.))
-    col[hairy], hair[hairy], strands[hairy] = _hair_paint(_take(p, hairy), col[hairy], scenes)
+    col[hairy], hair[hairy], strands[hairy] = _hair_paint(p.take(hairy), col[hairy], scenes)
     return col, {"brow": brow, "lip": lip, "hair": hair, "cloth": cloth}, strands
 
 # %% ../nbs/library/01b_faces.ipynb #6ce39179
@@ -858,19 +858,18 @@ class Pictures:
     depth: torch.Tensor      # (B,S,S) cm from the plane through the face's middle, positive away from the camera; NaN for background
 
 # %% ../nbs/library/01b_faces.ipynb #d3b087a1
-def _answer(p):
-    "Give the table two questions: a number of each pixel's person, and of its scene."
-    p.of = lambda group, name: torch.tensor([getattr(q, group)[name] for q in p.persons]).float()[p.picture]
-    p.at = lambda name: _factor(p.scenes, name)[p.picture]
-
 _LIGHT = ("row", "column", "world", "view", "normal", "facing", "hollow")
 
-def _take(p, chosen):
-    "The rows of the table `p` for which `chosen` holds, without the columns that only light needs."
-    some = SimpleNamespace(**{k: v[chosen] if isinstance(v, torch.Tensor) else v for k, v in vars(p).items() if k not in _LIGHT})
-    some.within = {k: v[chosen] for k, v in p.within.items()}
-    _answer(some)
-    return some
+class _Pixels(SimpleNamespace):
+    "A table of P covered pixels: one tensor a column, `within` the regions' weights, and the persons and scenes that `picture` points to."
+    def of(self, group, name): return torch.tensor([getattr(q, group)[name] for q in self.persons]).float()[self.picture]
+    def at(self, name): return _factor(self.scenes, name)[self.picture]
+
+    def take(self, chosen):
+        "The rows for which `chosen` holds, without the columns that only light needs."
+        some = _Pixels(**{k: v[chosen] if isinstance(v, torch.Tensor) else v for k, v in vars(self).items() if k not in _LIGHT})
+        some.within = {k: v[chosen] for k, v in self.within.items()}
+        return some
 
 # %% ../nbs/library/01b_faces.ipynb #77694259
 def _grain(address, normal, years):
@@ -887,7 +886,7 @@ def _pixels(face, carried, persons, scenes, lamp):
     "One flat table of all covered pixels, with what paint and light ask of them."
     picture, row, column = (face >= 0).nonzero(as_tuple=True)
     a, part = carried[picture, row, column], _mesh().parts[face[picture, row, column].long()]
-    p = SimpleNamespace(picture=picture, row=row, column=column, part=part, address=a[:, 3:6], world=a[:, 6:9])
+    p = _Pixels(picture=picture, row=row, column=column, part=part, address=a[:, 3:6], world=a[:, 6:9])
     p.x, p.y, p.z = p.address.T
     p.ax = p.x.abs()
     p.lip, p.hollow, p.above, p.lid_edge, p.lip_edge, p.u, p.v, *windows = a[:, 9:].T
@@ -900,7 +899,6 @@ def _pixels(face, carried, persons, scenes, lamp):
     away = ((normal * p.view).sum(1) < 0) & (p.part >= 10)
     p.normal = torch.where(away[:, None], -normal, normal)  # the curtain has two sides
     p.persons, p.scenes = persons, scenes
-    _answer(p)
     p.own = 100 * p.of("skin", "pattern")[:, None]
     p.years = torch.tensor([q.age for q in persons]).float()[picture]
     p.grey = _ramp(46., 78., p.years)
