@@ -178,6 +178,16 @@ def test_truth_lies_beside_the_pictures_of_a_folder(tmp_path):
     for column, mode in (("parts", "L"), ("depth", "I;16")):
         for path in table[column]: assert (image := Image.open(tmp_path / path)).size == (32, 32) and image.mode == mode
 
+def test_realism_rows_are_aggregates_of_the_promised_checks():
+    "Nothing of a single picture or person; the goals that the rows are there to show."
+    rows = pd.read_parquet(shipped("realism.parquet"))
+    assert list(rows) == ["check", "set", "factor", "level", "at", "quantity", "value", "low", "high", "n", "method"]
+    assert set(rows["set"]) == {"rendered", "london", "lfw62", "250 pixels", "128 pixels", "all"} and shipped("realism.parquet").stat().st_size < 1e5
+    assert set(rows["check"]) == {"distances", "verification", "conditions", "saturation", "transfer", "detector", "landmarks", "run"}
+    assert set(rows.query("check == 'conditions'")["factor"]) == {"yaw", "light azimuth", "light elevation", "age gap"}
+    assert {50, 2000} <= set(rows.query("check == 'saturation' and set == 'rendered'")["at"])
+    assert (rows.query("check == 'detector' and level == 'all' and quantity == 'found'")["value"] >= .97).all()
+
 # --- years -----------------------------------------------------------------------------------------------------------
 
 def years(people=8, per=6) -> pd.DataFrame:
