@@ -546,7 +546,8 @@ def takes(
     for profile, where in (("quick", "a CPU"), ("full", "a GPU")):
         stored = [shipped_rows(name, profile) for name in names]
         minutes = sum(rows.minutes.iloc[0] for rows in stored if len(rows))
-        said.append(f"at {profile} about {max(1, round(minutes))} minutes on {where} with {stored[0].threads.iloc[0]} threads" if all(map(len, stored)) else f"at {profile}, nobody has stored a run yet")
+        whole = max(1, round(minutes))
+        said.append(f"at {profile} about {whole} minute{'s' * (whole > 1)} on {where} with {stored[0].threads.iloc[0]} threads" if all(map(len, stored)) else f"at {profile}, nobody has stored a run yet")
     return f"Training takes: {'; '.join(said)}. From a filled store the chapter opens in seconds."
 
 # %% ../nbs/library/12_study.ipynb #d92d2a9e
