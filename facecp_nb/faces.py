@@ -6,7 +6,7 @@
 __all__ = ['PARTS', 'can_render', 'need_renderer', 'neutral_heads', 'Pictures', 'render', 'sheet', 'reach']
 
 # %% ../nbs/library/01b_faces.ipynb #fa49c80d
-import functools, importlib.util, math, os, sys
+import functools, importlib.util, math, numbers, os, sys
 from dataclasses import dataclass, fields
 from types import SimpleNamespace
 
@@ -972,6 +972,26 @@ def _render(persons, scenes, size):
     weight = torch.stack([_at_vertices(r, head, mesh, face[:, ::2, ::2]) for r in REGIONS], 1)
     return Pictures(images, landmarks, boxes, parts[:, ::2, ::2].clone(), points, weight, seen[:, ::2, ::2, 7].masked_fill(face[:, ::2, ::2] < 0, torch.nan))
 
+# %% ../nbs/library/01b_faces.ipynb #d92c2e57
+_RANGES = {"yaw": (-90, 90), "pitch": (-60, 60), "roll": (-180, 180), "scale": (.05, 5), "distance": (.3, 20), "exposure": (-5, 5), "blur": (0, 1), "noise": (0, 1),
+           "light_key": (0, 10), "light_ambient": (0, 10), "background": (0, 2**62), "clothes": (0, 2**62)}
+_WORDS = {"hair_style": STYLES, "glasses": GLASSES, "mask": MASKS}
+
+def _check_number(what, value, low=-math.inf, high=math.inf):
+    if not isinstance(value, numbers.Real) or not math.isfinite(value) or not low <= value <= high:
+        raise ConfigError(f"{what} is {value!r}; it must be a finite number" + (f" from {low} to {high}." if math.isfinite(high) else "."))
+
+def _check(persons, scenes):
+    "Every number of every person and scene is there and within its range."
+    for i, s in enumerate(scenes):
+        for f in fields(Scene):
+            if f.name in _WORDS: choose(getattr(s, f.name), _WORDS[f.name], f.name)
+            else: _check_number(f"{f.name} of scene {i}", getattr(s, f.name), *_RANGES.get(f.name, ()))
+    for p in {id(p): p for p in persons}.values():
+        _check_number(f"The age of {p.name}", p.age, 4, 90)
+        for g in GROUPS:
+            for n in FACTORS[g]: _check_number(f"{g}.{n} of {p.name}", getattr(p, g).get(n))
+
 # %% ../nbs/library/01b_faces.ipynb #8713caca
 def render(
     persons: list[Person],
@@ -979,12 +999,13 @@ def render(
     size: int = 128,      # pixels on a side
     batch: int | None = None,  # pictures drawn at once; memory grows with batch * size^2; None: what needs about a gigabyte (16 of 128 pixels)
 ) -> Pictures:
-    "Pictures of `persons`, each in its scene; `DataError` without anny and warp, `ConfigError` for sizes outside 16..1024."
+    "Pictures of `persons`, each in its scene; `DataError` without anny and warp, `ConfigError` for sizes outside 16..1024 and for numbers that are missing or out of range."
     need_renderer()
     if len(persons) != len(scenes) or not persons: raise ConfigError(f"render needs as many scenes as persons, and at least one; it was given {len(persons)} persons and {len(scenes)} scenes.")
-    if not 16 <= size <= 1024: raise ConfigError(f"The size is {size} pixels; it may be 16 to 1024.")
-    for s in scenes: choose(s.hair_style, STYLES, "hair_style"), choose(s.glasses, GLASSES, "glasses"), choose(s.mask, MASKS, "mask")
-    batch = batch or max(1, 16 * 128 ** 2 // size ** 2)
+    if not 16 <= size <= 1024 or size != int(size): raise ConfigError(f"The size is {size} pixels; it may be 16 to 1024, and whole.")
+    if batch is None: batch = max(1, 16 * 128 ** 2 // size ** 2)
+    if batch < 1: raise ConfigError(f"batch is {batch}; at least one picture is drawn at once.")
+    _check(persons, scenes)
     done = [_render(persons[i:i + batch], scenes[i:i + batch], size) for i in range(0, len(persons), batch)]
     return Pictures(*(torch.cat([getattr(d, f.name) for d in done]) for f in fields(Pictures)))
 
@@ -993,6 +1014,7 @@ def sheet(
     columns: int = 8,
 ) -> Image.Image:
     "A contact sheet."
+    if not len(images) or columns < 1: raise ConfigError(f"A contact sheet needs a picture and a column; there are {len(images)} and {columns}.")
     rows = -(-len(images) // columns)
     filled = F.pad(images, (0, 0, 0, 0, 0, 0, 0, rows * columns - len(images)), value=255)
     return Image.fromarray(filled.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2).contiguous().numpy())
@@ -1005,5 +1027,6 @@ def reach(
 ) -> torch.Tensor:
     "(S,S) bool: pixels that may differ because somebody's `region` differs. A cast shadow alone can reach further."
     choose(region, REGIONS, "region")
+    if margin < 0: raise ConfigError(f"The margin is {margin} pixels; it must be at least 0.")
     touched = (pictures.windows[:, REGIONS.index(region)] > 0).any(0)
     return F.max_pool2d(touched[None, None].float(), 2 * margin + 1, 1, margin)[0, 0] > 0

@@ -242,6 +242,8 @@ def aligned(
 ) -> Tensor:
     "(B,3,size,size) uint8: every face turned upright, in one place and at one size; black beyond the picture. `DataError` for missing points."
     if len(images) != len(landmarks) or not len(images): raise DataError(f"{len(images)} images meet {len(landmarks)} faces; give one set of landmarks for each image.")
+    if landmarks.shape[1:] != (5, 2): raise DataError(f"Faces are laid in their place by five points (B,5,2); these have the shape {tuple(landmarks.shape)}.")
+    if any(i.dtype != torch.uint8 for i in images): raise DataError("aligned takes uint8 images, 0 to 255; multiply floats of 0..1 by 255 and convert them.")
     a, b = _similarity(landmarks)
     shapes, out = [i.shape for i in images], torch.zeros(len(images), 3, size, size, dtype=torch.uint8)
     for shape in dict.fromkeys(shapes):
@@ -258,4 +260,5 @@ def embed(
     batch: int = 32,    # faces at once
 ) -> Tensor:
     "(N,128): where each face lies for the recogniser; the Euclidean distance between two is what counts."
+    if len(images) != len(landmarks) or not len(images) or batch < 1: raise DataError(f"{len(images)} images meet {len(landmarks)} faces in batches of {batch}; give at least one image, one set of landmarks for each, and a batch of at least 1.")
     return torch.cat([net(aligned(images[i:i + batch], landmarks[i:i + batch]).float()) for i in range(0, len(images), batch)])

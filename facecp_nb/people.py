@@ -6,7 +6,8 @@
 __all__ = ['REGIONS', 'GROUPS', 'SHAPES', 'AXES', 'PAINT', 'FACTORS', 'BANDS', 'STYLES', 'GLASSES', 'MASKS', 'Person', 'person',
            'people', 'swap', 'morph', 'twins', 'at_age', 'Scene', 'scene']
 
-# %% ../nbs/library/01a_people.ipynb #ee8f347b
+# %% ../nbs/library/01a_people.ipynb #77642ad0
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,7 +91,7 @@ def person(
     spread: float = 1.  # how far people differ in shape; 0 is the mean face with painted differences only
 ) -> Person:
     "The `index`-th person of the population `seed`."
-    if index < 0 or spread < 0: raise ConfigError(f"A person needs an index and a spread of at least 0; they are {index} and {spread}.")
+    if index < 0 or seed < 0 or not 0 <= spread < math.inf: raise ConfigError(f"A person needs an index, a seed and a finite spread of at least 0; they are {index}, {seed} and {spread}.")
     rng, groups = np.random.default_rng([seed, 11, index]), {}
     common = {"gender": rng.uniform(.05, .95), "weight": rng.uniform(.3, .65)}
     age, mixture = rng.uniform(20, 56), rng.dirichlet([.8] * 3)
@@ -131,9 +132,10 @@ def morph(
     other: Person,
     t: float,  # 0 gives `person`, 1 gives `other`; beyond lie caricatures
 ) -> Person:
-    "The straight line between two people, in all groups and in age."
+    "The straight line between two people, in all groups and in age; the age stays within 4 to 90 years."
+    if not math.isfinite(t): raise ConfigError(f"A morph needs a finite number from one person (0) to the other (1); t is {t}.")
     mix = lambda g: {n: (1 - t) * v + t * getattr(other, g)[n] for n, v in getattr(person, g).items()}
-    return replace(person, name=f"{person.name}~{other.name}", age=(1 - t) * person.age + t * other.age, **{g: mix(g) for g in GROUPS})
+    return replace(person, name=f"{person.name}~{other.name}", age=min(max((1 - t) * person.age + t * other.age, 4.), 90.), **{g: mix(g) for g in GROUPS})
 
 def twins(
     differ: str,    # the one group of `GROUPS` in which they differ
@@ -224,6 +226,7 @@ def scene(
     seed: int = 0,
 ) -> Scene:
     "The nuisances of one picture: yaw within 45 degrees (two thirds within 15), pitch within 15, roll within 10."
+    if min(person, image, seed) < 0: raise ConfigError(f"A scene is drawn from numbers of at least 0; person, image and seed are {person}, {image} and {seed}.")
     rng = np.random.default_rng([seed, 13, person, image])
     near = lambda sd, limit: float(np.clip(rng.normal(0, sd), -limit, limit))
     return Scene(yaw=near(15, 45), pitch=near(6, 15), roll=near(4, 10), scale=rng.uniform(.44, .56), dx=near(.025, .06), dy=near(.02, .05),

@@ -6,9 +6,10 @@
 __all__ = ['POINT_COLUMNS', 'TRUTHS', 'records', 'read_parts', 'read_depth', 'remake', 'make_set', 'write', 'write_folder',
            'age_pairs']
 
-# %% ../nbs/library/02b_sets.ipynb #e3140e48
-import io, shutil
+# %% ../nbs/library/02b_sets.ipynb #4626489d
+import io
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, fields
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,9 +25,10 @@ from .people import *
 from .faces import *
 from .data import assign_splits
 
-# %% ../nbs/library/02b_sets.ipynb #604203ea
+# %% ../nbs/library/02b_sets.ipynb #7130288f
 POINT_COLUMNS = tuple(f"point_{i:02d}_{axis}" for i in range(68) for axis in "xy")
 TRUTHS = ("parts_png", "depth_png")
+_MODES = {"parts_png": ("L",), "depth_png": ("I;16", "I")}
 _NEAREST, _STEP = 60., .002  # the depth in a file counts steps of .002 cm from 60 cm before the face; 0 is background
 
 def _file(array, kind, **options):
@@ -44,7 +46,11 @@ def _at_band(index, image, bands, seed):
     low, high = BANDS[bands[image % len(bands)]]
     return at_age(person(index, seed), np.random.default_rng([seed, 17, index, image]).uniform(low, high))
 
-# %% ../nbs/library/02b_sets.ipynb #9d69f36e
+# %% ../nbs/library/02b_sets.ipynb #d8b2cf0b
+def _names(given, allowed, what):
+    "One name, or several, as a tuple of allowed ones."
+    return tuple(choose(name, allowed, what) for name in ((given,) if isinstance(given, str) else given))
+
 def records(
     index: int,          # which person of the population
     per_person: int = 40,
@@ -53,9 +59,10 @@ def records(
     images=None,         # which of the person's pictures to make; all by default
     quality: int = 88,   # of the JPEG
     bands: tuple = (),   # names of `BANDS`, taken in turn; none: the person's own age
-    truth=(),            # those of `TRUTHS` that are kept as well
+    truth: tuple = (),   # those of `TRUTHS` that are kept as well
 ) -> pd.DataFrame:
     "Rows of face records (image, person, size, landmarks, box, jpeg, all factors) for pictures of one person; `split` is left to `make_set`."
+    bands, truth = _names(bands, BANDS, "bands"), _names(truth, TRUTHS, "truth")
     images = range(per_person) if images is None else images
     who, scenes = person(index, seed), [scene(index, i, seed) for i in images]
     at = [_at_band(index, i, bands, seed) if bands else who for i in images]
@@ -73,10 +80,17 @@ def records(
         rows.append(row | asdict(s) | traits | dict(zip(POINT_COLUMNS, dense[k])))
     return pd.DataFrame(rows)
 
-# %% ../nbs/library/02b_sets.ipynb #e85af62b
+# %% ../nbs/library/02b_sets.ipynb #a35f4871
 def _read_png(table, column):
     if column not in table: raise DataError(f"The table has no column {column}. Make it with make_set(truth={TRUTHS}), or make the rows again with remake.")
-    return torch.from_numpy(np.stack([np.asarray(Image.open(io.BytesIO(b))) for b in table[column]]).astype(np.int32))
+    if not len(table): raise DataError(f"There are no rows to read {column} of.")
+    read = []
+    for row, content in zip(table.index, table[column]):
+        try:
+            with Image.open(io.BytesIO(content)) as image: read.append(np.asarray(image))
+        except (OSError, TypeError, SyntaxError) as e: raise DataError(f"Row {row}: {column} is no picture ({type(e).__name__}). Make the row again with remake.") from None
+        if image.mode not in _MODES[column] or read[-1].shape != read[0].shape: raise DataError(f"Row {row}: {column} is a picture of mode {image.mode} and shape {read[-1].shape}; one of {_MODES[column][0]} and {read[0].shape} was expected. Read rows of one size.")
+    return torch.from_numpy(np.stack(read).astype(np.int32))
 
 def read_parts(
     table: pd.DataFrame,  # rows with the column `parts_png`, of pictures of one size
@@ -91,22 +105,26 @@ def read_depth(
     levels = _read_png(table, "depth_png")
     return torch.where(levels > 0, levels * _STEP - _NEAREST, torch.nan)
 
-# %% ../nbs/library/02b_sets.ipynb #cbc097f6
+# %% ../nbs/library/02b_sets.ipynb #8370dc07
 def remake(
     table: pd.DataFrame,     # rows of `make_set` or of the shipped set
     size: int | None = None,  # pixels on a side; None: as in the table
 ) -> Pictures:
     "The pictures of the rows rendered again, with parts, depth and all points. `DataError` if factors are missing from the table."
-    wanted = [f"{g}.{n}" for g in GROUPS for n in FACTORS[g]] + [f.name for f in fields(Scene)]
+    wanted = ["person", "age", *([] if size else ["width"]), *(f"{g}.{n}" for g in GROUPS for n in FACTORS[g]), *(f.name for f in fields(Scene))]
     if missing := [c for c in wanted if c not in table]: raise DataError(f"A row is made again from its factors, and the table lacks {len(missing)} of them: {', '.join(missing[:3])}. Give rows of make_set or of the shipped set.")
+    if not len(table): raise DataError("There are no rows to make again.")
+    if not size and table["width"].nunique() > 1: raise DataError(f"The rows have {table['width'].nunique()} sizes. Give one size for all, or rows of one size.")
     rows = table.to_dict("records")
     who = [Person(r["person"], r["age"], **{g: {n: r[f"{g}.{n}"] for n in FACTORS[g]} for g in GROUPS}) for r in rows]
     return render(who, [Scene(**{f.name: r[f.name] for f in fields(Scene)}) for r in rows], size or int(table["width"].iloc[0]))
 
-# %% ../nbs/library/02b_sets.ipynb #6dda997d
+# %% ../nbs/library/02b_sets.ipynb #3169ce63
 def _job(index, options, part):
     "One person's rows: read from `part` if an interrupted call left it, else made and kept there."
-    if part is not None and part.exists(): return pd.read_parquet(part)
+    if part is not None and part.exists():
+        with suppress(Exception):  # a damaged part is made again
+            if len(table := pd.read_parquet(part)) == options["per_person"]: return table
     torch.set_num_threads(1)
     table = records(index, **options)
     if part is not None: write(table, part)
@@ -116,16 +134,30 @@ def _each(jobs, workers):
     if workers == 1: yield from (_job(*job) for job in jobs); return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool: yield from pool.map(_job, *zip(*jobs))
 
-def _check_set(n, per_person, size, held_out, workers, bands, truth, out, format):
-    choose(format, ("parquet", "folder"), "format")
-    for band in bands: choose(band, BANDS, "bands")
-    for kind in truth: choose(kind, TRUTHS, "truth")
-    for what, value, low, high in (("people", n, 1, 100_000), ("per_person", per_person, 1, 10_000), ("size", size, 16, 1024), ("held_out", held_out, 0, max(n - 2, 0)), ("workers", workers, 1, 256)):
+def _check_set(n, per_person, size, seed, held_out, workers):
+    for what, value, low, high in (("people", n, 1, 100_000), ("per_person", per_person, 1, 10_000), ("size", size, 16, 1024), ("seed", seed, 0, 2**62), ("held_out", held_out, 0, None), ("workers", workers, 1, 256)):
+        if not isinstance(value, (int, np.integer)): raise ConfigError(f"{what} is {value!r}; it must be a whole number.")
+        high = max(n - 2, 0) if high is None else high
         if not low <= value <= high: raise ConfigError(f"{what} is {value}; it may be {low} to {high}.")
-    if out is None and format == "folder": raise ConfigError("The format 'folder' needs a folder to write to: give out.")
     need_renderer()
 
-# %% ../nbs/library/02b_sets.ipynb #5b4ba61b
+def _check_out(out, format):
+    "Before anything is drawn: can this be written, and would it spoil nothing?"
+    choose(format, ("parquet", "folder"), "format")
+    if out is None:
+        if format == "folder": raise ConfigError("The format 'folder' needs a folder to write to: give out.")
+        return
+    if str(out) in ("", "."): raise ConfigError("out names no file or folder of its own; give one.")
+    path = Path(out)
+    try:
+        if format == "parquet" and path.is_dir(): raise ConfigError(f"out is {path}, which is a folder; name a .parquet file in it.")
+        if format == "folder" and path.is_file(): raise ConfigError(f"out is {path}, which is a file; name a folder.")
+        if format == "folder" and (path / "faces.parquet").exists(): raise ConfigError(f"The folder {path} holds another set; name a new one, or remove it.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{out}.parts").is_dir()
+    except (OSError, ValueError) as e: raise ConfigError(f"out is {str(out)[:80]!r}, where nothing can be written ({e.__class__.__name__}); name another place.") from None
+
+# %% ../nbs/library/02b_sets.ipynb #6effc9b6
 def make_set(
     n: int = 60,                  # people
     per_person: int = 40,
@@ -139,10 +171,12 @@ def make_set(
     format: str = "parquet",      # or "folder": one sub-folder of JPEGs a person, and faces.parquet with their paths
 ) -> pd.DataFrame:
     "A whole set with its splits, one person at a time; an interrupted call with `out` goes on where it was. `ConfigError` for numbers that make no set."
+    bands, truth = _names(bands, BANDS, "bands"), _names(truth, TRUTHS, "truth")
     held_out = min(10, n // 5) if held_out is None else held_out
-    _check_set(n, per_person, size, held_out, workers, bands, truth, out, format)
+    _check_set(n, per_person, size, seed, held_out, workers)
+    _check_out(out, format)
     parts = Path(f"{out}.parts") if out is not None else None
-    options = dict(per_person=per_person, size=size, seed=seed, bands=tuple(bands), truth=tuple(truth))
+    options = dict(per_person=per_person, size=size, seed=seed, bands=bands, truth=truth)
     name = digest(options, code_hash(["people", "faces", "sets"]))
     jobs = [(i, options, parts and parts / f"{name}-{i:05d}.parquet") for i in range(n)]
     with progress(n, "rendering", "person") as step:
@@ -151,10 +185,12 @@ def make_set(
     table = assign_splits(pd.concat(tables, ignore_index=True), held_out)
     table.insert(2, "split", table.pop("split"))
     if out is not None: (write if format == "parquet" else write_folder)(table, out)
-    if parts is not None: shutil.rmtree(parts, ignore_errors=True)
+    if parts is not None:
+        for _, _, part in jobs: part.unlink(missing_ok=True)
+        with suppress(OSError): parts.rmdir()  # something else lies in it: not ours to delete
     return table
 
-# %% ../nbs/library/02b_sets.ipynb #b27f81d3
+# %% ../nbs/library/02b_sets.ipynb #bdf355d2
 def write(
     table: pd.DataFrame,  # from `make_set`
     path,                 # a .parquet file
@@ -168,6 +204,9 @@ def write_folder(
 ):
     "Write a set as `folder/<person>/<image>.jpg` and `folder/faces.parquet`, where a column of paths takes the place of each column of bytes."
     folder, stem = Path(folder), table["person"] + "/" + table["image"]
+    if table["image"].duplicated().any(): raise DataError(f"The image name {table['image'][table['image'].duplicated()].iloc[0]!r} occurs twice; every picture needs a name of its own.")
+    for name in (*table["person"].unique(), *table["image"]):
+        if Path(name).name != name or name in ("", "..", "."): raise DataError(f"{name!r} cannot be the name of a file or folder; give names without slashes.")
     for column, ending in (("jpeg", ".jpg"), ("parts_png", ".parts.png"), ("depth_png", ".depth.png")):
         if column not in table: continue
         for path, content in zip(stem + ending, table[column]):
@@ -175,7 +214,7 @@ def write_folder(
         table = table.drop(columns=column).assign(**{"path" if column == "jpeg" else column.removesuffix("_png"): stem + ending})
     write(table, folder / "faces.parquet")
 
-# %% ../nbs/library/02b_sets.ipynb #3d2a3e9b
+# %% ../nbs/library/02b_sets.ipynb #6fb9df7d
 def age_pairs(
     table: pd.DataFrame,  # face records with the column `age`, in years
     gap: float = 20.,     # least difference in years
@@ -184,10 +223,15 @@ def age_pairs(
     seed: int = 0,
 ) -> pd.DataFrame:
     "Pairs (image_1, image_2, age_1, age_2, gap, same): a young and an older picture; each picture is in as many same as different pairs. `DataError` if the table allows none."
+    if missing := [c for c in ("image", "person", "age") if c not in table]: raise DataError(f"Pairs across years need the column {missing[0]}; the table lacks it.")
+    if not pd.api.types.is_numeric_dtype(table["age"]) or table[["image", "person", "age"]].isna().any(axis=None): raise DataError("Some row lacks its image, person or age in years; drop it or fill it in.")
+    if table["image"].duplicated().any(): raise DataError(f"The image name {table['image'][table['image'].duplicated()].iloc[0]!r} occurs twice; every picture needs a name of its own.")
+    for what, value, low in (("gap", gap, 0), ("youth", youth, 0), ("n", n, 2), ("seed", seed, 0)):
+        if not isinstance(value, (int, float, np.number)) or not low <= value < np.inf: raise ConfigError(f"{what} is {value!r}; it must be a number of at least {low}.")
     rng = np.random.default_rng(seed)
     young, rest = table[table["age"] <= youth], table[table["age"] > youth]
     own = young.merge(rest, on="person", suffixes=("_1", "_2"))[["person", "image_1", "image_2", "age_1", "age_2"]]
-    own = own[own["age_2"] - own["age_1"] >= gap].sample(frac=1., random_state=rng).drop_duplicates("image_1").head(n)
+    own = own[own["age_2"] - own["age_1"] >= gap].sample(frac=1., random_state=rng).drop_duplicates("image_1").head(int(n))
     if own["person"].nunique() < 2: raise DataError(f"The table has no two people with a picture at {youth:g} or younger and another at least {gap:g} years older. Make a set with bands=('child', 'adult') or ask for a smaller gap.")
     who, age_1, age_2 = own["person"].to_numpy(), own["age_1"].to_numpy(), own["age_2"].to_numpy()
     cost = rng.uniform(size=(len(own), len(own))) + 1e6 * ((who[:, None] == who) | (age_2 - age_1[:, None] < gap))
