@@ -119,7 +119,7 @@ def remake(
     who = [Person(r["person"], r["age"], **{g: {n: r[f"{g}.{n}"] for n in FACTORS[g]} for g in GROUPS}) for r in rows]
     return render(who, [Scene(**{f.name: r[f.name] for f in fields(Scene)}) for r in rows], size or int(table["width"].iloc[0]))
 
-# %% ../nbs/library/02b_sets.ipynb #3169ce63
+# %% ../nbs/library/02b_sets.ipynb #56d9d02d
 def _job(index, options, part):
     "One person's rows: read from `part` if an interrupted call left it, else made and kept there."
     if part is not None and part.exists():
@@ -154,7 +154,7 @@ def _check_out(out, format):
         if format == "folder" and path.is_file(): raise ConfigError(f"out is {path}, which is a file; name a folder.")
         if format == "folder" and (path / "faces.parquet").exists(): raise ConfigError(f"The folder {path} holds another set; name a new one, or remove it.")
         path.parent.mkdir(parents=True, exist_ok=True)
-        Path(f"{out}.parts").is_dir()
+        Path(f"{out}.parts").mkdir(exist_ok=True)
     except (OSError, ValueError) as e: raise ConfigError(f"out is {str(out)[:80]!r}, where nothing can be written ({e.__class__.__name__}); name another place.") from None
 
 # %% ../nbs/library/02b_sets.ipynb #6effc9b6

@@ -1,5 +1,6 @@
 "The shipped people: the table is whole, a sample of it can be made again, and the rules that training relies on hold"
 import io, sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -187,6 +188,80 @@ def test_realism_rows_are_aggregates_of_the_promised_checks():
     assert set(rows.query("check == 'conditions'")["factor"]) == {"yaw", "light azimuth", "light elevation", "age gap"}
     assert {50, 2000} <= set(rows.query("check == 'saturation' and set == 'rendered'")["at"])
     assert (rows.query("check == 'detector' and level == 'all' and quantity == 'found'")["value"] >= .97).all()
+
+# --- what a careless caller does -------------------------------------------------------------------------------------
+
+@renders
+@pytest.mark.parametrize("factors, said", [
+    (dict(yaw=float("nan")), "yaw of scene 0"), (dict(smile="much"), "smile of scene 0"), (dict(distance=0.), "from 0.3 to 20"), (dict(blur=9.), "from 0 to 1"),
+    (dict(scale=-1.), "scale"), (dict(background=-1), "background"), (dict(noise=float("inf")), "noise"), (dict(exposure=None), "exposure")])
+def test_scenes_out_of_range_are_named(factors, said):
+    with pytest.raises(ConfigError, match=said): faces.render(who.people(1), [who.Scene(**factors)], 16)
+
+@renders
+def test_people_with_missing_numbers_are_named():
+    someone = who.people(1)[0]
+    for bad, said in ((replace(someone, age=500.), "age of p000"), (replace(someone, eyes=someone.eyes | {"gender": float("nan")}), "eyes.gender of p000"),
+                      (replace(someone, skin={k: v for k, v in someone.skin.items() if k != "tone"}), "skin.tone of p000 is None")):
+        with pytest.raises(ConfigError, match=said): faces.render([bad], [who.Scene()], 16)
+    for call in (lambda: who.morph(someone, someone, float("nan")), lambda: who.person(0, -1), lambda: who.person(0, spread=float("inf")), lambda: who.scene(0, 0, -1),
+                 lambda: faces.render([someone], [who.Scene()], 16, batch=0), lambda: faces.render([someone], [who.Scene()], 16.5), lambda: faces.sheet(torch.zeros(0, 3, 4, 4))):
+        with pytest.raises(ConfigError): call()
+
+@renders
+def test_a_set_deletes_only_what_it_made(tmp_path):
+    parts = tmp_path / "q.parquet.parts"
+    parts.mkdir()
+    (parts / "mine.txt").write_text("mine")
+    sets.make_set(2, per_person=1, size=16, out=tmp_path / "q.parquet")
+    assert [p.name for p in parts.iterdir()] == ["mine.txt"] and len(pd.read_parquet(tmp_path / "q.parquet")) == 2
+
+@renders
+def test_a_damaged_part_is_made_again(tmp_path, monkeypatch):
+    path, real = tmp_path / "q.parquet", sets.records
+    def stop_at_the_second(index, **options):
+        if index: raise KeyboardInterrupt
+        return real(index, **options)
+    monkeypatch.setattr(sets, "records", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt): sets.make_set(2, per_person=1, size=16, out=path)
+    next((tmp_path / "q.parquet.parts").iterdir()).write_bytes(b"half a file")
+    monkeypatch.setattr(sets, "records", real)
+    assert len(sets.make_set(2, per_person=1, size=16, out=path)) == 2
+
+def test_a_place_that_cannot_be_written_is_refused_before_drawing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "_each", lambda *job: pytest.fail("something was drawn"))
+    monkeypatch.setattr(sets, "need_renderer", lambda: None)
+    (tmp_path / "file").write_text(""); (tmp_path / "old").mkdir(); (tmp_path / "old/faces.parquet").write_text("")
+    for out, format in ((tmp_path, "parquet"), (tmp_path / "file", "folder"), (tmp_path / "old", "folder"), (tmp_path / "file/in.parquet", "parquet"), ("", "folder"), ("a\0b", "parquet"), ("x" * 300, "parquet")):
+        with pytest.raises(ConfigError, match="out|folder"): sets.make_set(2, per_person=1, size=16, out=out, format=format)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "old"]
+
+@renders
+def test_one_name_is_as_good_as_a_tuple():
+    assert sets.records(0, 1, 16, bands="elder", truth="parts_png")[["band"]].iloc[0, 0] == "elder"
+    with pytest.raises(ConfigError, match="truth"): sets.records(0, 1, 16, truth=("parts",))
+    assert sets.make_set(2, per_person=1, size=16, bands=iter(["child"]))["band"].tolist() == ["child"] * 2
+
+def test_damaged_truth_is_named(table):
+    rows = table.iloc[:2].copy()
+    for content, said in ((None, "Row 1: parts_png is no picture"), (b"no png", "Row 1: parts_png is no picture"), (rows["jpeg"].iloc[0], "mode RGB")):
+        rows["parts_png"] = [table["parts_png"].iloc[0], content]
+        with pytest.raises(DataError, match=said): sets.read_parts(rows)
+    with pytest.raises(DataError, match="no rows"): sets.read_parts(rows.iloc[:0])
+    with pytest.raises(DataError, match="2 sizes"): sets.remake(table.iloc[:2].assign(width=[128, 64]))
+    with pytest.raises(DataError, match="no rows"): sets.remake(table.iloc[:0])
+
+def test_names_that_would_leave_the_folder_are_refused(table, tmp_path):
+    for person in ("../esc", "/abs", ".."):
+        with pytest.raises(DataError, match="without slashes"): sets.write_folder(table.iloc[:1].assign(person=person), tmp_path / "set")
+    with pytest.raises(DataError, match="twice"): sets.write_folder(pd.concat([table.iloc[:1]] * 2), tmp_path / "set")
+    assert list(tmp_path.iterdir()) == []
+
+def test_pairs_of_unclear_rows_are_refused():
+    for bad, said in ((years().assign(person=None), "lacks its image, person"), (years().assign(age="old"), "lacks its image, person or age"), (years().assign(image="x"), "occurs twice"), (years().drop(columns="age"), "column age")):
+        with pytest.raises(DataError, match=said): sets.age_pairs(bad)
+    for bad in (dict(gap=float("nan")), dict(gap=-1), dict(gap="20"), dict(n=1), dict(seed=-1)):
+        with pytest.raises(ConfigError, match=next(iter(bad))): sets.age_pairs(years(), **bad)
 
 # --- years -----------------------------------------------------------------------------------------------------------
 
