@@ -92,3 +92,11 @@ def test_alignment_finds_the_same_face_at_any_size_and_place(size):
     points = torch.tensor([[80., 70.], [125., 70.], [100., 95.], [83., 118.], [122., 118.]])
     faces = [models.aligned(image[None], where[None], size)[0].float() for image, where in (drawn(1, 0), drawn(4, 0), drawn(1, 12))]
     assert max((f - faces[0]).abs().mean() for f in faces) < 1.5
+
+
+@pytest.mark.parametrize("images, points, batch, said", [
+    (torch.zeros(2, 3, 20, 20), torch.rand(2, 5, 2), 32, "uint8"), (torch.zeros(2, 3, 20, 20, dtype=torch.uint8), torch.rand(2, 68, 2), 32, "five points"),
+    (torch.zeros(2, 3, 20, 20, dtype=torch.uint8), torch.rand(5, 5, 2), 2, "2 images meet 5 faces"), (torch.zeros(0, 3, 20, 20, dtype=torch.uint8), torch.rand(0, 5, 2), 32, "at least one image"),
+    (torch.zeros(2, 3, 20, 20, dtype=torch.uint8), torch.rand(2, 5, 2), 0, "batch of at least 1")])
+def test_images_that_do_not_fit_are_refused(images, points, batch, said):
+    with pytest.raises(DataError, match=said): models.embed(lambda x: x.flatten(1), images, points, batch)
