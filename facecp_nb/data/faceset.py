@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FaceSet', 'positions']
 
-# %% ../../nbs/library/data/03_faceset.ipynb #ab694241
+# %% ../../nbs/library/data/03_faceset.ipynb #084525d9
 import hashlib
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -15,26 +16,32 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
+from .. import checks
 from ..core import BOX_COLUMNS, LANDMARK_COLUMNS, SPLITS, DataError, choose, digest
 from .images import by_shape, crop, decode, read_bytes
 from .records import validate
 
-# %% ../../nbs/library/data/03_faceset.ipynb #0ca32d75
+# %% ../../nbs/library/data/03_faceset.ipynb #3071b587
 class FaceSet:
-    """Face records with their pictures.
+    """Face records with their pictures; `DataError` naming row and column if the table is not usable.
 
-    `records` is one row an image (see `REQUIRED`), `root` the folder that the column `path` is relative to,
-    `people` the list that labels refer to (by default everyone in the table, sorted).
-    Raises `DataError` naming row and column if the table is not usable.
+    The parts of a set (`split`, `subset`) are sets.
     """
     manifest = None  # what became of every file, when the set was read from a folder
 
-    def __init__(self, records: pd.DataFrame, root=None, people: list[str] | None = None):
+    def __init__(
+        self,
+        records: pd.DataFrame,            # one row an image, see `REQUIRED`
+        root=None,                        # the folder that the column `path` is relative to
+        people: list[str] | None = None,  # whom labels refer to; by default everyone in the table, sorted
+    ):
         validate(records)
-        if "jpeg" not in records and root is None: raise DataError("The records hold paths, so FaceSet needs the folder they are relative to: root.")
+        if "jpeg" not in records and root is None:
+            raise DataError("The records hold paths, so FaceSet needs the folder they are relative to: root.")
         self._records, self.root = records.reset_index(drop=True), None if root is None else Path(root).absolute()
         self.people = sorted(set(records["person"])) if people is None else list(people)
-        if strangers := sorted(set(records["person"]) - set(self.people)): raise DataError(f"{strangers[0]!r} is in the table but not among the people given.")
+        if strangers := sorted(set(records["person"]) - set(self.people)):
+            raise DataError(f"{strangers[0]!r} is in the table but not among the people given.")
 
     def __len__(self): return len(self._records)
     def __repr__(self): return f"FaceSet: {len(self):,} images of {self._records['person'].nunique()} people"
@@ -60,34 +67,46 @@ class FaceSet:
         where = {person: i for i, person in enumerate(self.people)}
         return torch.tensor([where[p] for p in self._records["person"]], dtype=torch.long)
 
-# %% ../../nbs/library/data/03_faceset.ipynb #fd46d6ae
-def positions(rows, n):
-    "Positional indices from None, a mask of length n, or indices."
+# %% ../../nbs/library/data/03_faceset.ipynb #0442ebe0
+def positions(
+    rows,           # None for all, a mask of length n, or whole numbers; a list, array or tensor
+    n: int,         # how many images there are
+) -> np.ndarray:    # whole numbers
+    "The positions that `rows` names among `n` images; `DataError` if it names others."
     if rows is None: return np.arange(n)
     rows = np.atleast_1d(rows.cpu().numpy() if isinstance(rows, torch.Tensor) else np.asarray(rows))
+    if rows.ndim != 1 or rows.size and rows.dtype.kind not in "iub":
+        raise DataError(f"Rows must be whole numbers or a mask in one dimension, but got {rows.dtype} values "
+                        f"of shape {rows.shape}; give positions such as [0, 2].")
     if rows.dtype == bool:
         if len(rows) != n: raise DataError(f"A mask of {len(rows)} values does not fit {n} images.")
         return np.flatnonzero(rows)
-    if rows.ndim != 1 or rows.size and rows.dtype.kind not in "iu":
-        raise DataError(f"Rows must be whole numbers or a mask in one dimension, but got {rows.dtype} values of shape {rows.shape}; give positions such as [0, 2].")
-    if rows.size and (rows.min() < -n or rows.max() >= n): raise DataError(f"Row {rows.max() if rows.max() >= n else rows.min()} is asked for, but there are {n} images (rows 0 to {n - 1}).")
+    if rows.size and (rows.min() < -n or rows.max() >= n):
+        worst = rows.max() if rows.max() >= n else rows.min()
+        raise DataError(f"Row {worst} is asked for, but there are {n} images (rows 0 to {n - 1}).")
     return rows.astype(int)
 
 @patch
-def subset(self: FaceSet, rows, people=None) -> FaceSet:
-    "The images at `rows` (a mask or positions) as a set of their own; its labels refer to its own people unless `people` is given."
-    part = self._records.iloc[positions(rows, len(self))]
-    return FaceSet(part, self.root, people)
+def subset(
+    self: FaceSet,
+    rows,                             # see `positions`
+    people: list[str] | None = None,  # whom the labels refer to; its own people by default
+) -> FaceSet:                         # a set of its own
+    "The images at `rows`."
+    return FaceSet(self._records.iloc[positions(rows, len(self))], self.root, people)
 
 @patch
-def split(self: FaceSet, name: str) -> FaceSet:
-    "The images of one split. Train, validation and test share one list of people, so their labels agree."
+def split(
+    self: FaceSet,
+    name: str,     # one of `core.SPLITS`
+) -> FaceSet:      # its labels agree with those of the other splits (verification apart)
+    "The images of one split. Train, validation and test share one list of people."
     choose(name, SPLITS, "split")
     apart = self._records["split"] == "verification"
     people = self._records.loc[apart if name == "verification" else ~apart, "person"]
     return self.subset((self._records["split"] == name).to_numpy(), sorted(set(people)))
 
-# %% ../../nbs/library/data/03_faceset.ipynb #c8af7071
+# %% ../../nbs/library/data/03_faceset.ipynb #d4595fdf
 @patch
 def _source(self: FaceSet, row):
     "Image bytes, or the path that holds them."
@@ -95,24 +114,34 @@ def _source(self: FaceSet, row):
     return self.root / self._records["path"].iat[row]
 
 @patch
-def read(self: FaceSet, rows=None) -> list[torch.Tensor]:
-    "The uncropped pictures at `rows`: a list of uint8 tensors (3,H,W), RGB."
-    images = []
-    for row in positions(rows, len(self)):
-        name, size = self._records["image"].iat[row], (self._records["height"].iat[row], self._records["width"].iat[row])
-        try: image = decode(self._source(row))
-        except DataError as e: raise DataError(f"The image {name!r} (row {row}) {e}. Restore the file or leave the row out.") from None
-        if image.shape[1:] != size: raise DataError(f"The image {name!r} (row {row}) is {image.shape[2]} x {image.shape[1]} pixels but its record says {size[1]} x {size[0]}; make the table again.")
-        images.append(image)
-    return images
+def _read_one(self: FaceSet, row):
+    name, width, height = (self._records[c].iat[row] for c in ("image", "width", "height"))
+    try: image = decode(self._source(row))
+    except DataError as e:
+        raise DataError(f"The image {name!r} (row {row}) {e}. Restore the file or leave the row out.") from None
+    if image.shape[1:] == (height, width): return image
+    raise DataError(f"The image {name!r} (row {row}) is {image.shape[2]} x {image.shape[1]} pixels but its record "
+                    f"says {width} x {height}; make the table again.")
 
 @patch
-def batches(self: FaceSet, size: int = 64, rows=None):
-    "Yield (positions, pictures) for at most `size` images at a time, so that a large set never lies in memory whole."
-    rows = positions(rows, len(self))
+def read(
+    self: FaceSet,
+    rows=None,              # see `positions`
+) -> list[torch.Tensor]:    # uint8 (3,H,W), RGB
+    "The uncropped pictures at `rows`; `DataError` naming the image and the row if a file has changed."
+    return [self._read_one(row) for row in positions(rows, len(self))]
+
+@patch
+def batches(
+    self: FaceSet,
+    size: int = 64,  # images at a time
+    rows=None,       # see `positions`
+) -> Iterator[tuple[np.ndarray, list[torch.Tensor]]]:  # positions, pictures
+    "The pictures in portions, so that a large set never lies in memory whole."
+    size, rows = checks.whole("size of batches", size, 1), positions(rows, len(self))
     for start in range(0, len(rows), size): yield rows[start:start + size], self.read(rows[start:start + size])
 
-# %% ../../nbs/library/data/03_faceset.ipynb #9abd02a5
+# %% ../../nbs/library/data/03_faceset.ipynb #040b535c
 def _plain(value):
     "A table cell as something that JSON writes the same way every time."
     if isinstance(value, bytes): return hashlib.sha256(value).hexdigest()
@@ -123,8 +152,9 @@ def _plain(value):
 
 def _column_bytes(column):
     "The values of a column, whether they came as float32 or float64, from memory or from parquet."
-    if pd.api.types.is_bool_dtype(column) or pd.api.types.is_integer_dtype(column): return [str(v) for v in column]
-    if pd.api.types.is_float_dtype(column): return (column.to_numpy(np.float64, na_value=np.nan) + 0.).tobytes()
+    kind = pd.api.types
+    if kind.is_bool_dtype(column) or kind.is_integer_dtype(column): return [str(v) for v in column]
+    if kind.is_float_dtype(column): return (column.to_numpy(np.float64, na_value=np.nan) + 0.).tobytes()
     return [_plain(v) for v in column]
 
 @patch(as_prop=True)
@@ -132,19 +162,27 @@ def fingerprint(self: FaceSet) -> str:
     "Sixteen hexadecimal characters over all columns, all pixels and the list of people; computed once a set."
     if "_fingerprint" not in self.__dict__:
         columns = sorted(set(self._records) - {"jpeg", "path"})
-        sources = [self._source(i) for i in range(len(self))]
+        sources = map(self._source, range(len(self)))
         pixels = [hashlib.sha256(s if isinstance(s, bytes) else read_bytes(s)).hexdigest() for s in sources]
-        self._fingerprint = digest(self.people, pixels, *(part for c in columns for part in (c, _column_bytes(self._records[c]))))
+        cells = (part for c in columns for part in (c, _column_bytes(self._records[c])))
+        self._fingerprint = digest(self.people, pixels, *cells)
     return self._fingerprint
 
-# %% ../../nbs/library/data/03_faceset.ipynb #f9acea10
+# %% ../../nbs/library/data/03_faceset.ipynb #67a94d33
 @patch
-def crops(self: FaceSet, size: int, rows=None) -> torch.Tensor:
-    "uint8 (n,3,size,size): the boxes of the images at `rows`, cut out and resized."
-    rows = positions(rows, len(self))
-    out, start = torch.zeros(len(rows), 3, size, size, dtype=torch.uint8), 0
+def crops(
+    self: FaceSet,
+    size: int,            # pixels on a side
+    rows=None,            # see `positions`
+    *,
+    device: str = "cpu",  # where the boxes are cut and the crops stay
+) -> torch.Tensor:        # uint8 (n,3,size,size)
+    "The boxes of the images at `rows`, cut out and resized."
+    rows, start = positions(rows, len(self)), 0
+    out = torch.zeros(len(rows), 3, checks.whole("size of crops", size, 1), size, dtype=torch.uint8, device=device)
     for some, images in self.batches(rows=rows):
         for at in by_shape([i.shape for i in images]):
-            out[[start + k for k in at]] = crop(torch.stack([images[k] for k in at]), self.boxes[some[at]], size)
+            stack = torch.stack([images[k] for k in at]).to(device)
+            out[[start + k for k in at]] = crop(stack, self.boxes[some[at]], size)
         start += len(some)
     return out

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['REQUIRED', 'problems', 'validate', 'assign_splits', 'majority']
 
-# %% ../../nbs/library/data/02_records.ipynb #e3354f84
+# %% ../../nbs/library/data/02_records.ipynb #87add2c3
 import hashlib
 import os
 import unicodedata
@@ -13,11 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
-from ..core import BOX_COLUMNS, LANDMARK_COLUMNS, SPLITS, ConfigError, DataError, choose
+from .. import checks
+from ..core import BOX_COLUMNS, LANDMARK_COLUMNS, SPLITS, DataError, choose
+from .images import LONGEST, croppable
 
-# %% ../../nbs/library/data/02_records.ipynb #358d1340
+# %% ../../nbs/library/data/02_records.ipynb #97e63452
 REQUIRED = ("image", "person", "split", "width", "height", *LANDMARK_COLUMNS, *BOX_COLUMNS)
+_NUMBERS = REQUIRED[3:]
 
 def _first(records, bad, column, what):
     "One sentence on the first of the rows for which `bad` holds, as a list; empty when there is none."
@@ -26,92 +30,119 @@ def _first(records, bad, column, what):
     more = f" (and {len(at) - 1} more rows)" if len(at) > 1 else ""
     return [f"row {at[0]} (image {records['image'].iloc[at[0]]!r}), column {column}: {what}{more}"]
 
+def _pixels(records, columns):
+    "Columns of numbers as the float32 that tensors will hold; what does not fit becomes infinite."
+    with np.errstate(over="ignore"):
+        return records[list(columns)].to_numpy(float, na_value=np.nan).astype(np.float32)
+
+def _kind_problems(records):
+    return [f"column {c}: holds {records[c].dtype} values where pixels are expected"
+            for c in _NUMBERS if not pd.api.types.is_numeric_dtype(records[c])]
+
 def _number_problems(records):
     found = []
-    for column in ("width", "height", *LANDMARK_COLUMNS, *BOX_COLUMNS):
-        if not pd.api.types.is_numeric_dtype(records[column]):
-            found.append(f"column {column}: holds {records[column].dtype} values where pixels are expected"); continue
-        values = records[column].to_numpy(float, na_value=np.nan)
+    for column, values in zip(_NUMBERS, _pixels(records, _NUMBERS).T):
         missing = np.isinf(values) if column.startswith("nose") else ~np.isfinite(values)
         found += _first(records, missing, column, "is not a finite number")
-        if column in ("width", "height"): found += _first(records, values < 1, column, "is below one pixel")
+    for column, values in zip(("width", "height"), _pixels(records, ("width", "height")).T):
+        found += _first(records, values < 1, column, "is below one pixel")
+        found += _first(records, (values > 1) & (values % 1 != 0), column, "is not a whole number of pixels")
+        found += _first(records, values > LONGEST, column, f"exceeds {LONGEST}, to which pictures are reduced")
     return found
 
-# %% ../../nbs/library/data/02_records.ipynb #c5fb83d9
+# %% ../../nbs/library/data/02_records.ipynb #d863b5c2
 def _box_problems(records):
-    x0, y0, x1, y1 = records[list(BOX_COLUMNS)].to_numpy(float).T
-    found = _first(records, ~((x1 > x0) & (y1 > y0)), "box_x1", "the box has no area (x1 must exceed x0, y1 must exceed y0)")
-    beside = (x1 <= 0) | (y1 <= 0) | (x0 >= records["width"]) | (y0 >= records["height"])
-    return found + _first(records, beside, "box_x0", "the box lies outside the image")
+    boxes, sizes = _pixels(records, BOX_COLUMNS), _pixels(records, ("width", "height"))
+    low, high = boxes[:, :2], boxes[:, 2:]
+    flat, beside = ~(high > low).all(1), ((high <= 0) | (low >= sizes)).any(1)
+    far = ~croppable(torch.from_numpy(boxes), torch.from_numpy(sizes)).numpy() & ~flat & ~beside
+    return [*_first(records, flat, "box_x1", "the box has no area (x1 must exceed x0, y1 must exceed y0)"),
+            *_first(records, beside, "box_x0", "the box lies outside the image"),
+            *_first(records, far, "box_x0", "the box reaches beyond the image by more than the image's own size")]
 
 def _split_problems(records):
-    found = _first(records, ~records["split"].isin(SPLITS), "split", f"is not one of {', '.join(SPLITS)}")
+    unknown = ~records["split"].isin(SPLITS)
     held = records["split"].eq("verification").groupby(records["person"]).transform("mean")
-    return found + _first(records, (held > 0) & (held < 1), "split", "this person is in 'verification' in some images and not in others")
+    return [*_first(records, unknown, "split", f"is not one of {', '.join(SPLITS)}"),
+            *_first(records, (held > 0) & (held < 1), "split",
+                    "this person is in 'verification' in some images and not in others")]
 
 def _name_problems(records):
     found = []
     for column in ("image", "person"):
         bad = [not (isinstance(v, str) and v) for v in records[column]]
         found += _first(records, bad, column, "is not a name (a string that is not empty)")
-    return found + _first(records, records["image"].duplicated(), "image", "this name has occurred before; names must be unique")
+    again = records["image"].duplicated()
+    return found + _first(records, again, "image", "this name has occurred before; names must be unique")
 
-# %% ../../nbs/library/data/02_records.ipynb #4c85b3f3
+# %% ../../nbs/library/data/02_records.ipynb #db137a25
+def _leads_out(path):
+    "Whether this is no path below the root."
+    return not isinstance(path, str) or not path or os.path.isabs(path) or ".." in Path(path).parts
+
 def _pixel_problems(records):
-    if "jpeg" in records: return _first(records, [not isinstance(v, bytes) or not v for v in records["jpeg"]], "jpeg", "holds no image bytes")
+    if "jpeg" in records:
+        empty = [not isinstance(v, bytes) or not v for v in records["jpeg"]]
+        return _first(records, empty, "jpeg", "holds no image bytes")
     if "path" not in records: return ["there is neither a column jpeg (bytes) nor a column path (relative to a root)"]
-    def outside(p): return not isinstance(p, str) or not p or os.path.isabs(p) or ".." in Path(p).parts
-    return _first(records, [outside(p) for p in records["path"]], "path", "is not a path below the root")
+    return _first(records, [_leads_out(p) for p in records["path"]], "path", "is not a path below the root")
 
 def problems(
     records: pd.DataFrame,  # one row an image
-) -> list[str]:
-    "Everything wrong with a table of face records, one sentence each, with row and column; empty if all is well."
+) -> list[str]:             # one sentence each, with row and column; empty if all is well
+    "Everything wrong with a table of face records."
     missing = [c for c in REQUIRED if c not in records]
     if missing: return [f"missing column{'s' * (len(missing) > 1)}: {', '.join(missing)}"]
-    found = _name_problems(records) + _number_problems(records)
-    if any("pixels are expected" in p for p in found): return found
-    return found + _box_problems(records) + _split_problems(records) + _pixel_problems(records)
+    if kinds := _kind_problems(records): return _name_problems(records) + kinds
+    return [p for look in (_name_problems, _number_problems, _box_problems, _split_problems, _pixel_problems)
+            for p in look(records)]
 
-def validate(records: pd.DataFrame, what: str = "The table of face records"):
+def validate(
+    records: pd.DataFrame,                 # one row an image
+    what: str = "The table of face records",  # how the error calls it
+):
     "Raise `DataError` naming the first problems of `records`, if it has any."
     if found := problems(records):
         more = f"; and {len(found) - 3} more problems" if len(found) > 3 else ""
         raise DataError(f"{what} is not usable: {'; '.join(found[:3])}{more}.")
 
-# %% ../../nbs/library/data/02_records.ipynb #d3b8042f
+# %% ../../nbs/library/data/02_records.ipynb #667b96e5
 def _rank(names):
-    "`names` in the order of their SHA-256 digests; accented letters count the same however a file system spells them."
+    "`names` in the order of their SHA-256 digests; accents count the same however a file system spells them."
     return sorted(names, key=lambda n: hashlib.sha256(unicodedata.normalize("NFC", n).encode()).hexdigest())
 
 def _shares(n):
-    "How many of `n` images train and validate: 60 % and 15 %, rounded down, and one at least where three are there."
+    "How many of `n` images train and validate: 60 % and 15 %, rounded down; one at least where three are there."
     train, validation = 6 * n // 10, 15 * n // 100
     return (max(train, 1), max(validation, 1)) if n >= 3 else (train, validation)
 
+def _held_out(people, wanted):
+    "The people kept for verification, from None, a number or a list of names."
+    if wanted is None: wanted = min(10, len(people) // 5)
+    if isinstance(wanted, (str, list, tuple, set)):
+        wanted = [wanted] if isinstance(wanted, str) else list(wanted)
+        return [choose(person, people, "held_out") for person in wanted]
+    most = max(len(people) - 2, 0)  # two are left to tell apart
+    return people[:checks.whole(f"held_out (of {len(people)} people)", wanted, 0, most)]
+
 def assign_splits(
     records: pd.DataFrame,  # needs the columns image and person
-    held_out=None,          # people kept for verification: a number, a list of names, or None for ten, a fifth if there are fewer than fifty
-) -> pd.DataFrame:
-    "A copy of `records` with the column `split`: 60 % train, 15 % validation, 25 % test in each person, by the hash of the image's name."
-    people = _rank(records["person"].unique())
-    if held_out is None: held_out = min(10, len(people) // 5)
-    if isinstance(held_out, int):
-        if not 0 <= held_out <= max(len(people) - 2, 0): raise ConfigError(f"held_out is {held_out}: with {len(people)} people it may be 0 to {max(len(people) - 2, 0)}, so that two are left to tell apart.")
-        held_out = people[:held_out]
-    for person in held_out: choose(person, people, "held_out")
-    split = dict()
+    held_out=None,          # people for verification: a number, names, or None for ten (a fifth if below fifty)
+) -> pd.DataFrame:          # a copy with the column `split`
+    "60 % train, 15 % validation, 25 % test in each person, by the hash of the image's name."
+    held, split = _held_out(_rank(records["person"].unique()), held_out), {}
     for person, names in records.groupby("person")["image"]:
         train, validation = _shares(len(names))
         uses = ["train"] * train + ["validation"] * validation + ["test"] * (len(names) - train - validation)
-        split |= zip(_rank(names), ["verification"] * len(names) if person in held_out else uses)
+        split |= zip(_rank(names), ["verification"] * len(names) if person in held else uses)
     return records.assign(split=records["image"].map(split))
 
-# %% ../../nbs/library/data/02_records.ipynb #edc2272f
+# %% ../../nbs/library/data/02_records.ipynb #21a450f4
 def majority(
     records: pd.DataFrame,  # needs person and split
-) -> float:
+) -> float:                 # a share, 0 to 1
     "The share of test images that belong to the person with the most training images: accuracy without looking."
     train, test = (records.loc[records["split"] == s, "person"] for s in ("train", "test"))
-    if not len(train) or not len(test): raise DataError("The majority baseline needs training and test images; assign the splits first.")
+    if not len(train) or not len(test):
+        raise DataError("The majority baseline needs training and test images; assign the splits first.")
     return float((test == train.value_counts().sort_index().idxmax()).mean())
