@@ -5,28 +5,31 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/data/00_data.ipynb #3245a031
+# %% ../../nbs/library/data/00_data.ipynb #da82f906
 import importlib
 
 from .faceset import FaceSet, positions
-from .images import (FORMATS, LONGEST, MAX_BYTES, MAX_PIXELS, by_shape, crop, decode, open_image,
-                                   read_bytes)
+from .images import (
+    FORMATS, LONGEST, MAX_BYTES, MAX_PIXELS, by_shape, crop, croppable, decode, open_image, read_bytes)
 from .records import REQUIRED, assign_splits, majority, problems, validate
 
-# %% ../../nbs/library/data/00_data.ipynb #5dcb10dc
-_LATER = dict.fromkeys(("BATCH", "CHUNK", "FACE_COLUMNS", "LONGER", "MIN_FACE", "PROBABILITY", "SHORTER",
-                        "examine", "find_faces", "from_folder", "judge", "list_files", "working_size"), "detection")
-_LATER |= dict.fromkeys(("open_faces", "rendered"), "sources")
+# %% ../../nbs/library/data/00_data.ipynb #0f736da4
+_LATER = {  # module: names
+    "detection": ("BATCH", "CHUNK", "Detector", "FACE_COLUMNS", "LONGER", "MIN_FACE", "Mtcnn", "PROBABILITY",
+                  "SHORTER", "examine", "find_faces", "from_folder", "judge", "list_files", "place", "working_size"),
+    "sources": ("open_faces", "rendered")}
 
 def __getattr__(name):
     "Names of `detection` and `sources` are fetched when they are first asked for."
-    if name not in _LATER: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"facecp_nb.data.{_LATER[name]}"), name)
+    home = next((module for module, names in _LATER.items() if name in names), None)
+    if home is None: raise AttributeError(f"module 'facecp_nb.data' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"facecp_nb.data.{home}"), name)
 
-def __dir__(): return sorted([*globals(), *_LATER])
+def __dir__(): return sorted({*globals(), *__all__})
 
-# %% ../../nbs/library/data/00_data.ipynb #6107fdbe
-__all__ = ["BATCH", "CHUNK", "FACE_COLUMNS", "FORMATS", "FaceSet", "LONGER", "LONGEST", "MAX_BYTES", "MAX_PIXELS",
-           "MIN_FACE", "PROBABILITY", "REQUIRED", "SHORTER", "assign_splits", "by_shape", "crop", "decode", "examine",
-           "find_faces", "from_folder", "judge", "list_files", "majority", "open_faces", "open_image", "positions",
-           "problems", "read_bytes", "rendered", "validate", "working_size"]
+# %% ../../nbs/library/data/00_data.ipynb #aa55f423
+__all__ = [
+    "BATCH", "CHUNK", "Detector", "FACE_COLUMNS", "FORMATS", "FaceSet", "LONGER", "LONGEST", "MAX_BYTES", "MAX_PIXELS",
+    "MIN_FACE", "Mtcnn", "PROBABILITY", "REQUIRED", "SHORTER", "assign_splits", "by_shape", "crop", "croppable",
+    "decode", "examine", "find_faces", "from_folder", "judge", "list_files", "majority", "open_faces", "open_image",
+    "place", "positions", "problems", "read_bytes", "rendered", "validate", "working_size"]

@@ -15,20 +15,23 @@ from .detection import from_folder
 from .faceset import FaceSet
 from .records import validate
 
-# %% ../../nbs/library/data/05_sources.ipynb #6ef23777
+# %% ../../nbs/library/data/05_sources.ipynb #eebbcbc0
 def rendered() -> FaceSet:
     "The rendered people shipped with the course; `DataError` if the file is missing, damaged or lacks a column."
     path = shipped("faces.parquet")
     try: records = pd.read_parquet(path)
-    except Exception as e: raise DataError(f"{path.name} cannot be read as parquet ({type(e).__name__}). Restore it, or make it again with `facecp faces`.") from None
+    except Exception as e:  # a damaged file can raise nearly anything inside a reader
+        raise DataError(f"{path.name} cannot be read as parquet ({type(e).__name__}). "
+                        "Restore it, or make it again with `facecp faces`.") from None
     validate(records, f"The shipped table {path.name}")
     return FaceSet(records)
 
-# %% ../../nbs/library/data/05_sources.ipynb #fee47c8d
+# %% ../../nbs/library/data/05_sources.ipynb #3071d140
 def open_faces(
-    source,  # 'rendered', or a folder of photographs (relative to the caller)
-) -> FaceSet:
+    source,     # 'rendered', or a folder of photographs (relative to the caller)
+) -> FaceSet:   # a folder's set has a manifest
     "The faces named by `source`: the rendered people, or a folder's photographs; `ConfigError` if it is neither."
     if source == "rendered": return rendered()
     if str(source).strip() and Path(source).expanduser().is_dir(): return from_folder(source)
-    raise ConfigError(f"data is {str(source)!r}, which is neither the word 'rendered' nor a folder seen from {Path.cwd().name}/. Give a folder with one sub-folder of photographs a person.")
+    raise ConfigError(f"data is {str(source)!r}, which is neither the word 'rendered' nor a folder seen from "
+                      f"{Path.cwd().name}/. Give a folder with one sub-folder of photographs a person.")
