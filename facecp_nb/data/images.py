@@ -125,9 +125,9 @@ def by_shape(
         step = limit or len(group)
         yield from (group[start:start + step] for start in range(0, len(group), step))
 
-# %% ../../nbs/library/data/01_images.ipynb #3d80a78a
+# %% ../../nbs/library/data/01_images.ipynb #e0901998
 def _weights(low, high, n, size):
-    "(B,size,n) rows that average n pixels into `size` over [low, high); pixels beyond the edge count for the edge pixel."
+    "(B,size,n): rows average n pixels into `size` over [low, high); beyond the edge the edge pixel counts."
     scale = ((high - low) / size)[:, None, None]
     j = torch.arange(int(low.min().floor()), int(high.max().ceil()), device=low.device)
     centre = low[:, None, None] + (torch.arange(size, device=low.device)[:, None] + .5) * scale
