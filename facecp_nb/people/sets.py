@@ -225,22 +225,23 @@ def _draw_all(n, workers, options, parts):
     return pd.concat(tables, ignore_index=True), [part for _, _, part in jobs if part]
 
 def make_set(
-    n: int = 60,  # people
-    per_person: int = 40,  # pictures of each
-    size: int = 128,  # pixels on a side
-    seed: int = 0,  # which population
+    n: int = 60,                  # people
+    per_person: int = 40,         # pictures of each
+    size: int = 128,              # pixels on a side
+    seed: int = 0,                # which population
     held_out: int | None = None,  # people kept for verification; None: ten, or a fifth if there are fewer than fifty
-    bands: tuple = (),  # names of `BANDS`, from which ages are drawn in turn; none: each person's own age
-    truth: tuple = (),  # those of `TRUTHS` that are kept as well
-    workers: int = 1,  # processes
-    out=None,  # where to write: a .parquet file, or a folder
-    format: str = "parquet",  # or "folder": a sub-folder of JPEGs for each person, and faces.parquet with their paths
+    bands: tuple = (),            # names of `BANDS`, from which ages are drawn in turn; none: each person's own age
+    truth: tuple = (),            # those of `TRUTHS` that are kept as well
+    workers: int = 1,             # processes
+    out=None,                     # where to write: a .parquet file, or a folder
+    format: str = "parquet",      # or "folder": a sub-folder of JPEGs for each person, and faces.parquet
 ) -> pd.DataFrame:                # face records with their splits; held out are the first by the hash of their names
     """A whole set with its splits, one person at a time; an interrupted call with `out` goes on where it was.
     `ConfigError` for numbers that make no set, before anything is drawn."""
     numbers = dict(n=n, per_person=per_person, size=size, seed=seed, workers=workers)
     numbers = {what: checks.whole(what, value, *_LIMITS[what]) for what, value in numbers.items()}
-    n, workers, held_out = numbers.pop("n"), numbers.pop("workers"), _count_held_out(numbers["n"], held_out)
+    n, workers = numbers.pop("n"), numbers.pop("workers")
+    held_out = _count_held_out(n, held_out)
     options = numbers | dict(bands=_chosen(bands, BANDS, "bands"), truth=_chosen(truth, TRUTHS, "truth"))
     need_renderer()
     _check_out(out, format)

@@ -77,7 +77,6 @@ def _bar(start, end, rise, width):
     return (line[:, :, None] + width * corners).flatten(1, 2)
 
 # what distinguishes glasses: half width, half height, squareness, thickness of the tube in cm
-
 _FRAMES = {
     "none": (0., 0., 1., 0.),
     "round": (2.35, 2.2, 1., .14),
