@@ -54,8 +54,12 @@ def wake_warp():
     return warp
 
 # %% ../../nbs/library/people/02_head.ipynb #be6caf59
-def ramp(a, b, x):
-    "0 at `a`, 1 at `b`, smooth between; `a` may be larger than `b`."
+def ramp(
+    a,                # where it is 0
+    b,                # where it is 1; may be smaller than `a`
+    x: torch.Tensor,  # any shape
+) -> torch.Tensor:    # 0..1, the shape of `x`
+    "A smooth step (cubic)."
     t = ((x - a) / (b - a)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
@@ -74,15 +78,24 @@ _ANNY_PARTS = (
 )
 
 
-def vertex_normals(vertices, faces, n):
-    "(B,n,3): unit normals of meshes (B,n,3), triangles weighted by area."
+def vertex_normals(
+    vertices: torch.Tensor,  # (B,n,3)
+    faces: torch.Tensor,     # (T,3), numbers of vertices
+    n: int,                  # vertices
+) -> torch.Tensor:           # (B,n,3), unit length
+    "Normals of meshes, each triangle weighted by its area."
     a, b, c = (vertices[:, faces[:, i]] for i in range(3))
     across, out = torch.linalg.cross(b - a, c - a), vertices.new_zeros(len(vertices), n, 3)
     for i in range(3): out.index_add_(1, faces[:, i], across)
     return F.normalize(out, dim=-1)
 
-def vertices_of(faces, parts, n, *wanted):
-    "(n,) bool: the vertices that a triangle of the wanted parts uses."
+def vertices_of(
+    faces: torch.Tensor,  # (T,3), numbers of vertices
+    parts: torch.Tensor,  # (T,), the part each triangle belongs to
+    n: int,               # vertices
+    *wanted: int,         # parts
+) -> torch.Tensor:        # (n,) bool
+    "Which vertices a triangle of the wanted parts uses."
     mask = torch.zeros(n, dtype=torch.bool)
     for part in wanted: mask[faces[parts == part]] = True
     return mask
@@ -216,8 +229,10 @@ def mean_head():
 # %% ../../nbs/library/people/02_head.ipynb #ff0db481
 _AGES = ([1, 11, 25, 90], [0, 1 / 3, 2 / 3, 1])  # years, and where MakeHuman's age axis has them
 
-def age_axis(persons):
-    "(B,): the persons' ages on MakeHuman's axis, 0..1."
+def age_axis(
+    persons: list[Person],  # B of them
+) -> torch.Tensor:          # (B,), 0..1
+    "The persons' ages on MakeHuman's axis."
     return torch.from_numpy(np.interp([p.age for p in persons], *_AGES))
 
 @functools.cache
@@ -274,13 +289,20 @@ def neutral_heads(
     return out
 
 # %% ../../nbs/library/people/02_head.ipynb #27f7d464
-def factor(scenes, name):
-    "(B,): the number `name` of each scene."
+def factor(
+    scenes: list,  # B of them
+    name: str,     # a number of `Scene`
+) -> torch.Tensor:  # (B,)
+    "One number of every scene."
     return torch.tensor([float(getattr(s, name)) for s in scenes])
 
 # %% ../../nbs/library/people/02_head.ipynb #35d32b58
-def rotations(yaw, pitch, roll):
-    "(B,3,3): yaw about the vertical, then pitch, then roll about the line of sight; radians."
+def rotations(
+    yaw: torch.Tensor,    # (B,), radians, about the vertical
+    pitch: torch.Tensor,  # then up and down
+    roll: torch.Tensor,   # then about the line of sight
+) -> torch.Tensor:        # (B,3,3)
+    "Rotation matrices of heads or eyes."
     zero, one = torch.zeros_like(yaw), torch.ones_like(yaw)
     def matrix(*rows): return torch.stack(rows, -1).unflatten(-1, (3, 3))
     y, p, r = (yaw.sin(), yaw.cos()), (pitch.sin(), pitch.cos()), (roll.sin(), roll.cos())
@@ -303,8 +325,11 @@ _ACTIONS = {
     "wide": ("eyeWideLeft", "eyeWideRight"),
 }
 
-def express(heads, scenes):
-    "(B,N,3): the heads (B,N,3) with the scenes' expressions and gaze."
+def express(
+    heads: torch.Tensor,  # (B,N,3), neutral, cm
+    scenes: list,         # B of them
+) -> torch.Tensor:        # (B,N,3)
+    "The heads with the scenes' expressions and gaze."
     head = mean_head()
     c, tilt = torch.zeros(len(scenes), len(head.labels)), factor(scenes, "asymmetry")
     for action, labels in _ACTIONS.items():
@@ -329,7 +354,9 @@ def _lattice():
     box = torch.rand(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(7))
     return F.pad(box, (0, 1) * 3, mode="circular")
 
-def noise(p):
-    "(P,): smooth random values in 0..1 at the points `p` (P,3), about one bump a unit."
+def noise(
+    p: torch.Tensor,  # (P,3), points
+) -> torch.Tensor:    # (P,), 0..1
+    "Smooth random values, about one bump a unit, always the same."
     q = (p / 32 - (p / 32).floor()) * 2 - 1
     return F.grid_sample(_lattice(), q.view(1, -1, 1, 1, 3), align_corners=True).flatten()

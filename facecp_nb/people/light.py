@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['SHADOW', 'aim_lamp', 'lamp_view', 'lit_share', 'shade', 'make_background', 'project', 'develop']
 
-# %% ../../nbs/library/people/05_light.ipynb #c2959e77
+# %% ../../nbs/library/people/05_light.ipynb #abf7ac7f
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from .paint import EYE_X
 # %% ../../nbs/library/people/05_light.ipynb #a99ce1cd
 SHADOW, _REACH = 160, 46.  # pixels on a side of the lamp's picture, and its width in cm
 
-def aim_lamp(scenes):
-    "(B,3,3): rows are the lamp's right, up, and the way to it."
+def aim_lamp(
+    scenes: list,  # B of them
+) -> torch.Tensor:  # (B,3,3), rows are the lamp's right, up, and the way to it
+    "Where the lamp stands."
     a, e = (torch.deg2rad(factor(scenes, f)) for f in ("light_azimuth", "light_elevation"))
     to = torch.stack([a.sin() * e.cos(), -a.cos() * e.cos(), e.sin()], -1)
     right = torch.stack([a.cos(), a.sin(), 0 * a], -1)
@@ -30,13 +33,20 @@ def _lamp_frame():
     "Scale and middle of the lamp's picture: columns and rows in pixels, nearness within 0..1."
     return torch.tensor([SHADOW / _REACH, SHADOW / _REACH, 1 / 200]), torch.tensor([SHADOW / 2, SHADOW / 2, .5])
 
-def lamp_view(world, lamp):
-    "(B,n,3): column and row of vertices (B,n,3) in the lamp's picture, and nearness to the lamp."
+def lamp_view(
+    world: torch.Tensor,  # (B,n,3), vertices, cm
+    lamp: torch.Tensor,   # (B,3,3), from `aim_lamp`
+) -> torch.Tensor:        # (B,n,3): column, row, nearness to the lamp
+    "Where vertices fall in the lamp's picture."
     frame, middle = _lamp_frame()
     return (world @ lamp.transpose(1, 2)) * frame + middle
 
-def lit_share(p, near, lamp):
-    "(P,): the share of the lamp that reaches each pixel, from 3 x 3 pixels of its picture `near` (B,SHADOW,SHADOW)."
+def lit_share(
+    p: SimpleNamespace,  # the table of P pixels
+    near: torch.Tensor,  # (B,SHADOW,SHADOW), the lamp's picture: nearness
+    lamp: torch.Tensor,  # (B,3,3), from `aim_lamp`
+) -> torch.Tensor:       # (P,), 0..1
+    "The share of the lamp that reaches each pixel, from 3 x 3 pixels of its picture."
     frame, middle = _lamp_frame()
     # the point asked for lies a little above the surface, or the surface would shade itself
     towards = (p.facing > -.25).nonzero()[:, 0]  # what looks away gets no light, shadow or not
@@ -55,8 +65,15 @@ def lit_share(p, near, lamp):
     return torch.zeros_like(p.facing).index_copy(0, towards, seen / 9)
 
 # %% ../../nbs/library/people/05_light.ipynb #b6e0ddcf
-def shade(p, col, lip, strands, lit, lamp):
-    "(P,3): linear light that painted pixels send to the camera."
+def shade(
+    p: SimpleNamespace,     # the table of P pixels
+    col: torch.Tensor,      # (P,3), linear colours
+    lip: torch.Tensor,      # (P,), share of lip
+    strands: torch.Tensor,  # (P,), of hair
+    lit: torch.Tensor,      # (P,), from `lit_share`
+    lamp: torch.Tensor,     # (B,3,3), from `aim_lamp`
+) -> torch.Tensor:          # (P,3), linear
+    "The light that painted pixels send to the camera."
     hollow = p.hollow * ramp(-13., -11., p.z)
     sky = (1 - .6 * hollow.clamp(0, 1) + .08 * (-hollow).clamp(0, 1)).clamp(.3, 1.1)
     sky = torch.where(p.is_eye | p.is_hair, 1., sky)
@@ -81,8 +98,11 @@ def shade(p, col, lip, strands, lit, lamp):
     return out + (gloss * shadow * key * sky + rim)[:, None] * tint
 
 # %% ../../nbs/library/people/05_light.ipynb #75c07fd4
-def make_background(scenes, size):
-    "(B,3,size,size) in linear light."
+def make_background(
+    scenes: list,  # B of them
+    size: int,     # pixels on a side
+) -> torch.Tensor:  # (B,3,size,size), linear light
+    "A wall behind every head."
     y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
     out = []
     for s in scenes:
@@ -111,8 +131,13 @@ def _face_height(persons):
     ]
 
 
-def project(world, persons, scenes, size):
-    "(B,n,3): column and row in pixels, and nearness (1 at the face)."
+def project(
+    world: torch.Tensor,  # (B,n,3), vertices, cm
+    persons: list,        # B of them: a child's face is framed as large as an adult's
+    scenes: list,         # B of them
+    size: int,            # pixels on a side
+) -> torch.Tensor:        # (B,n,3): column, row, nearness (1 at the face)
+    "The camera's perspective."
     distance, f = 100 * factor(scenes, "distance")[:, None], factor(scenes, "scale")[:, None]
     depth = distance + world[..., 1]
     f = f * size * distance / _face_height(persons)
@@ -122,8 +147,11 @@ def project(world, persons, scenes, size):
     )
 
 # %% ../../nbs/library/people/05_light.ipynb #49afbe6e
-def develop(light, scenes):
-    "Linear light (B,3,2S,2S) to pictures (B,3,S,S) in 0..1: exposure, shoulder, the bend of sRGB, blur, noise."
+def develop(
+    light: torch.Tensor,  # (B,3,2S,2S), linear
+    scenes: list,         # B of them
+) -> torch.Tensor:        # (B,3,S,S), 0..1
+    "A picture file's values: exposure, shoulder, the bend of sRGB, blur, noise."
     light = light * torch.exp2(factor(scenes, "exposure"))[:, None, None, None]
     light = (1.06 * light / (1 + .18 * light)).clamp(0, 1)
     out = F.avg_pool2d(light ** (1 / 2.2), 2)

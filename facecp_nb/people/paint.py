@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['EYE_X', 'paint_pixels', 'hair_opacity']
 
-# %% ../../nbs/library/people/04_paint.ipynb #025eae4d
+# %% ../../nbs/library/people/04_paint.ipynb #7322b14a
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -256,8 +257,11 @@ def _face(p, col):
     col, lip = _mouth_region(p, col)
     return _beard(p, col, lip), brow, lip
 
-def paint_pixels(p, scenes):
-    "Linear colours (P,3), how much of each pixel is brow, lip, hair and cloth, and the hair's strands."
+def paint_pixels(
+    p: SimpleNamespace,  # the table of P pixels
+    scenes: list,  # those that `p.picture` points to
+) -> tuple:  # linear colours (P,3); shares (P,) of brow, lip, hair and cloth by name; the hair's strands (P,)
+    "All paint, in order."
     p.own_hair = _hair_colour(.6 * p.of("hair", "light") ** 1.5, .4 + .6 * p.of("hair", "red"), .6 * p.grey)
     col, brow, lip = torch.zeros_like(p.address), torch.zeros_like(p.x), torch.zeros_like(p.x)
     # paint is made only where it can be seen: the face on the face, the eyes on the eyes
@@ -284,8 +288,12 @@ def paint_pixels(p, scenes):
     return col, {"brow": brow, "lip": lip, "hair": hair, "cloth": cloth}, strands
 
 # %% ../../nbs/library/people/04_paint.ipynb #6ce39179
-def hair_opacity(p, strands, face):
-    "(P,): 1, or less where strands at the outline of the hair let the wall through."
+def hair_opacity(
+    p: SimpleNamespace,     # the table of P pixels
+    strands: torch.Tensor,  # (P,)
+    face: torch.Tensor,     # (B,S,S), the triangle seen; below 0: the wall
+) -> torch.Tensor:          # (P,), 1 or less where strands let the wall through
+    "How much of the wall the outline of the hair hides."
     width = face.shape[-1] // 24
     beside = F.max_pool2d(
         F.max_pool2d((face < 0).float()[:, None], (2 * width + 1, 1), 1, (width, 0)), (1, 2 * width + 1), 1, (0, width)

@@ -27,7 +27,7 @@ _SIDED = {
         cheek-trans-up cheek-volume-incr cheek-inner-incr cheek-bones-incr ear-lobe-incr ear-scale-incr
         ear-wing-incr ear-trans-up ear-rot-forward""",
 }
-_WHOLE = {
+_UNPAIRED = {
     "eyes": """
         eyebrows-angle-up eyebrows-trans-up eyebrows-trans-forward""",
     "nose": """
@@ -49,7 +49,7 @@ _WHOLE = {
         head-back-scale-depth-incr head-scale-depth-incr head-scale-horiz-incr neck-scale-depth-incr
         neck-scale-horiz-incr""",
 }
-SHAPE_NAMES = {g: _SIDED.get(g, "").split() + _WHOLE[g].split() for g in REGIONS}
+SHAPE_NAMES = {g: _SIDED.get(g, "").split() + _UNPAIRED[g].split() for g in REGIONS}
 
 # the strongest setting of some shapes is a caricature; these are held back
 _RESTRAINT = {

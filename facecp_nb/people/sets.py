@@ -32,7 +32,11 @@ from .person import BANDS, FACTORS, GROUPS, Person, Scene, at_age, person, scene
 POINT_COLUMNS = tuple(f"point_{i:02d}_{axis}" for i in range(68) for axis in "xy")
 TRUTHS = ("parts_png", "depth_png")
 _MODES = {"parts_png": ("L",), "depth_png": ("I;16", "I")}
-_NEAREST, _STEP = 60., .002  # the depth in a file counts steps of .002 cm from 60 cm before the face; 0 is background
+_NEAREST, _DEPTH_STEP = (
+    60.,
+    .002,
+)  # the depth in a file counts steps of .002 cm from 60 cm before the face; 0 is background
+
 
 def _file(array, kind, **options):
     held = io.BytesIO()
@@ -40,7 +44,7 @@ def _file(array, kind, **options):
     return held.getvalue()
 
 def _depth_levels(depth):
-    levels = ((depth + _NEAREST) / _STEP).round().clamp(1, 65535)
+    levels = ((depth + _NEAREST) / _DEPTH_STEP).round().clamp(1, 65535)
     return torch.where(depth.isnan(), 0., levels).numpy().astype(np.uint16)
 
 # %% ../../nbs/library/people/07_sets.ipynb #e4e21db2
@@ -125,7 +129,7 @@ def read_depth(
 ) -> torch.Tensor:        # (B,S,S), cm; NaN for background
     "How far each pixel lies behind the plane through the face's middle; `DataError` for other files."
     levels = _read_png(table, "depth_png")
-    return torch.where(levels > 0, levels * _STEP - _NEAREST, torch.nan)
+    return torch.where(levels > 0, levels * _DEPTH_STEP - _NEAREST, torch.nan)
 
 # %% ../../nbs/library/people/07_sets.ipynb #8370dc07
 _SCENE = tuple(f.name for f in fields(Scene))

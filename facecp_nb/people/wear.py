@@ -146,15 +146,19 @@ def _mask(skin, scenes):
     under = ramp(.8, 1., torch.linspace(0, 1, _MASK[1])).repeat(_MASK[0])  # the lower hem goes under the chin
     return torch.where(lift > 0, torch.stack([x, y - lift[..., 0] + 1.6 * under, z], -1), hidden)
 
-def put_on(skin, neutral, scenes):
-    "(B,W,3): vertices of teeth, glasses and masks on expressive heads `skin`."
+def put_on(
+    skin: torch.Tensor,     # (B,N,3), expressive heads, cm
+    neutral: torch.Tensor,  # (B,N,3), the same without expression
+    scenes: list,           # B of them
+) -> torch.Tensor:          # (B,W,3)
+    "Vertices of teeth, glasses and masks."
     return torch.cat([_teeth(skin, neutral), _glasses(skin, scenes), _mask(skin, scenes)], 1)
 
 # %% ../../nbs/library/people/03_wear.ipynb #3158ca9e
 # depth y, height z of the hairline
 _HAIRLINE = ([-1, 1.5, 3.5, 5.2, 6.8, 7.6, 9.5, 13, 17], [7.4, 6.9, 5.6, 3.2, -.8, 1.5, 1., -3, -6.5])
 CURTAIN_AXIS = 7.5               # depth of the axis around which the curtain hangs, cm
-_COLUMNS, _ROWS = 97, 16  # of the curtain
+_CURTAIN_COLUMNS, _CURTAIN_ROWS = 97, 16  # of the curtain
 
 # %% ../../nbs/library/people/03_wear.ipynb #cc9d5143
 def _refine(faces):
@@ -165,7 +169,7 @@ def _refine(faces):
     corners = [torch.stack([faces[:, i], middle[:, i], middle[:, i - 1]], 1) for i in range(3)]
     return pairs, torch.cat([*corners, middle])
 
-def _between(points, normals, pairs):
+def _halfway(points, normals, pairs):
     "Points and normals (B,N,3) with those of `pairs` added."
     a, b = points[:, pairs[:, 0]], points[:, pairs[:, 1]]
     na, nb = normals[:, pairs[:, 0]], normals[:, pairs[:, 1]]
@@ -189,16 +193,16 @@ def whole_mesh():
     finer, refined, around = [], renumber[head.faces[hairy]], (head.address[None, shell], head.normals[None, shell])
     for _ in range(2):
         pairs, refined = _refine(refined)
-        around = _between(*around, pairs)
+        around = _halfway(*around, pairs)
         finer.append(pairs)
     scalp = around[0][0]
-    angles = torch.linspace(-1, 1, _COLUMNS) * math.radians(118)  # 0 is the back of the head
+    angles = torch.linspace(-1, 1, _CURTAIN_COLUMNS) * math.radians(118)  # 0 is the back of the head
     angle, radius = torch.atan2(x, y - CURTAIN_AXIS), torch.hypot(x, y - CURTAIN_AXIS)
     temple = head.scalp & (z > 2.4) & (z < 6)
     radii = torch.stack([radius[temple & ((angle - a).abs() < .12)].max() for a in angles])
     bound = torch.stack([((angle - a).abs() * 10 + (z - 3.5).abs()).masked_fill(~temple, 1e9).argmin() for a in angles])
-    down = torch.linspace(0, 1, _ROWS)
-    grid = torch.arange(_ROWS * _COLUMNS).reshape(_ROWS, _COLUMNS) + head.n + len(scalp)
+    down = torch.linspace(0, 1, _CURTAIN_ROWS)
+    grid = torch.arange(_CURTAIN_ROWS * _CURTAIN_COLUMNS).reshape(_CURTAIN_ROWS, _CURTAIN_COLUMNS) + head.n + len(scalp)
     quads = torch.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -1).reshape(-1, 4)
     faces = torch.cat([head.faces, refined + head.n, quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
     parts = torch.cat([head.parts, torch.full((len(refined),), 10), torch.full((2 * len(quads),), 11)])
@@ -207,9 +211,9 @@ def whole_mesh():
     parts = torch.cat([parts, wear.parts])
     curtain = torch.stack(
         [
-            12 * angles.sin().expand(_ROWS, -1),
-            12 * angles.cos().expand(_ROWS, -1) + CURTAIN_AXIS,
-            (4 - 20 * down)[:, None].expand(-1, _COLUMNS),
+            12 * angles.sin().expand(_CURTAIN_ROWS, -1),
+            12 * angles.cos().expand(_CURTAIN_ROWS, -1) + CURTAIN_AXIS,
+            (4 - 20 * down)[:, None].expand(-1, _CURTAIN_COLUMNS),
         ],
         -1,
     )
@@ -259,80 +263,78 @@ _CUTS = {
     "long curly": (1.9, 17., .2),
 }
 
-def grow_hair(skin, scenes):
-    "(B,M,3): vertices of hair shell and curtain on expressive heads `skin`, and (B,n) heights above the hairline."
-    head, mesh = mean_head(), whole_mesh()
-    style = torch.tensor([_CUTS[s.hair_style] for s in scenes])
-    thick, length, lowered = style[:, :1], style[:, 1, None, None], style[:, 2:]
-    wave = factor(scenes, "hair_wave")[:, None]
-    is_style = lambda *names: torch.tensor([[s.hair_style in names] for s in scenes]).float()
+def _is_style(scenes, *names):
+    "(B,1): 1 where the hair's style is among `names`, else 0."
+    return torch.tensor([[s.hair_style in names] for s in scenes]).float()
+
+def _above_hairline(scenes, lowered):
+    "(B,n): how far each vertex lies above a hairline that is `lowered` (B,1) at the front, ragged, and parted or not."
+    mesh = whole_mesh()
     x, y, z = mesh.address.T
     front, part = ramp(6., 3., y), ramp(-2.4, -1.4, x) * ramp(7., 2., x)
     ragged = .7 * (noise(torch.stack([.9 * x, .9 * y, 0 * x + 5], -1)) - .5) - .5 * ramp(2., 6., x.abs()) * front
-    above = mesh.above + ragged + lowered * front + 1.2 * is_style("parted") * (part - .5) * front
-    curls = is_style("curly", "afro", "long curly")
-    here = mesh.scalp
-    of_shell = slice(head.n, head.n + len(here))
+    return mesh.above + ragged + lowered * front + 1.2 * _is_style(scenes, "parted") * (part - .5) * front
+
+def _bumps(here, wave, curls):
+    "(B,M): how much locks and curls add to the hair's thickness, as a share of it, at the scalp's points `here`."
     around = torch.atan2(here[:, 0], here[:, 1] - CURTAIN_AXIS)
-    locks = sum(
-        w * (noise(torch.stack([f * around + .12 * here[:, 2], .3 * here[:, 2], .2 * here[:, 1] + f], -1)) - .5)
-        for w, f in ((.7, 9), (.4, 22))
-    )
-    # hair grows thick only at some distance from its edge: the hairline, and the ear
-    beside_ear = (
-        ramp(6., 7., here[:, 0].abs())
-        * ramp(4., 5.5, here[:, 1])
-        * ramp(15., 13.5, here[:, 1])
-        * ramp(4.6, 2.4, here[:, 2])
-    )
-    full = ramp(torch.full_like(thick, -.6), 2.2 + (.8 + .8 * curls) * thick, above[:, of_shell]) * (
-        1 - .9 * beside_ear
-    )
-    bumps = (
-        (noise(here * .45 + 3) - .4) * .5 * (.4 + wave)
-        + locks * (1 - .8 * curls)
-        + curls * (.6 * (noise(here * .9 + 8) - .5) + .5 * (noise(here * 2 + 5) - .5))
-    )
-    shaped = (
-        1
-        + .25 * ramp(6., 11., here[:, 2]) * (1 - is_style("afro"))
-        + is_style("quiff") * 1.5 * ramp(6.5, 8., here[:, 2]) * ramp(6., 1., here[:, 1])
-    )
-    shaped = shaped + is_style("parted") * .5 * ramp(-2.2, -.8, here[:, 0]) * ramp(5., 8., here[:, 2])
+    lock = lambda f: noise(torch.stack([f * around + .12 * here[:, 2], .3 * here[:, 2], .2 * here[:, 1] + f], -1))
+    locks = sum(w * (lock(f) - .5) for w, f in ((.7, 9), (.4, 22)))
+    curly = .6 * (noise(here * .9 + 8) - .5) + .5 * (noise(here * 2 + 5) - .5)
+    return (noise(here * .45 + 3) - .4) * .5 * (.4 + wave) + locks * (1 - .8 * curls) + curls * curly
+
+def _shape(here, thick, scenes):
+    "(B,M): by what a style multiplies the hair's thickness at the scalp's points `here`."
+    x, y, z = here.T
+    crown = .25 * ramp(6., 11., z) * (1 - _is_style(scenes, "afro"))
+    shaped = 1 + crown + _is_style(scenes, "quiff") * 1.5 * ramp(6.5, 8., z) * ramp(6., 1., y)
+    shaped = shaped + _is_style(scenes, "parted") * .5 * ramp(-2.2, -.8, x) * ramp(5., 8., z)
     knot = torch.tensor([0., 15., 6.])
-    shaped = shaped + is_style("bun") * 6 * torch.exp(-((here - knot) / 3.2).square().sum(1))
+    shaped = shaped + _is_style(scenes, "bun") * 6 * torch.exp(-((here - knot) / 3.2).square().sum(1))
     # curls fill a ball around the head
-    ball = is_style("afro") * .75 + is_style("curly", "long curly") * .35
-    shaped = torch.lerp(
-        shaped, ((9.6 + thick - (here - torch.tensor([0., 8.5, 3.])).norm(dim=1)) / thick).clamp(.4, 2.2), ball
-    )
-    out = thick * full * shaped * (1 + bumps) - .12 * (1 - full) - .02
-    shell, normal = skin[:, mesh.shell], vertex_normals(skin, head.faces, head.n)[:, mesh.shell]
-    for pairs in mesh.finer: shell, normal = _between(shell, normal, pairs)
-    shell = shell + normal * out[..., None]
-    t, a = mesh.down[None, :, None], mesh.angles[None, None]
+    ball = _is_style(scenes, "afro") * .75 + _is_style(scenes, "curly", "long curly") * .35
+    radius = (here - torch.tensor([0., 8.5, 3.])).norm(dim=1)
+    return torch.lerp(shaped, ((9.6 + thick - radius) / thick).clamp(.4, 2.2), ball)
+
+def _shell_depth(thick, wave, above, scenes):
+    "(B,M): how far the shell stands off the scalp, in cm; `above` (B,M) is its height above the hairline."
+    here, curls = whole_mesh().scalp, _is_style(scenes, "curly", "afro", "long curly")
+    x, y, z = here.T
+    # hair grows thick only at some distance from its edge: the hairline, and the ear
+    beside_ear = ramp(6., 7., x.abs()) * ramp(4., 5.5, y) * ramp(15., 13.5, y) * ramp(4.6, 2.4, z)
+    full = ramp(torch.full_like(thick, -.6), 2.2 + (.8 + .8 * curls) * thick, above) * (1 - .9 * beside_ear)
+    return thick * full * _shape(here, thick, scenes) * (1 + _bumps(here, wave, curls)) - .12 * (1 - full) - .02
+
+def _curtain(skin, thick, length, wave):
+    "(B,R,C,3): what hangs down, `length` (B,1,1) cm, bound to the temples and the back of the head."
+    head, mesh = mean_head(), whole_mesh()
+    t, a, wave = mesh.down[None, :, None], mesh.angles[None, None], wave[:, :, None]
     belly = torch.where(length > 15, .8 * (math.pi * t).sin(), .9 * (math.pi * t).sin() - 1.2 * t * t)
-    strand = (
-        noise(torch.stack(torch.broadcast_tensors(30 * a + .5 * t, 2 * t, 0 * a), -1).reshape(-1, 3)).reshape(
-            1, _ROWS, _COLUMNS
-        )
-        - .5
-    )
+    at = torch.stack(torch.broadcast_tensors(30 * a + .5 * t, 2 * t, 0 * a), -1)
+    strand = noise(at.reshape(-1, 3)).reshape(1, _CURTAIN_ROWS, _CURTAIN_COLUMNS) - .5
     # the curtain begins within the shell and comes out from under it
-    radius = (
-        mesh.radii
-        + thick[:, :, None] * (ramp(0., .2, t) - .1 * t)
-        + wave[:, :, None] * .7 * t * (9 * t + 7 * a).sin()
-        + belly
-        + .7 * strand
-    )
+    radius = mesh.radii + thick[:, :, None] * (ramp(0., .2, t) - .1 * t)
+    radius = radius + wave * .7 * t * (9 * t + 7 * a).sin() + belly + .7 * strand
     # without length the curtain has no area and lies in the head
     radius = torch.where(length > 0, radius, .8 * mesh.radii + 0 * radius)
-    fall = (
-        (length + .6 * wave[:, :, None] * (9 * a).sin() + .12 * length * (strand[:, -1:] + .5 * (5 * a).cos()))
-        * t
-        * (length > 0)
-    )
+    fall = length + .6 * wave * (9 * a).sin() + .12 * length * (strand[:, -1:] + .5 * (5 * a).cos())
+    fall = fall * t * (length > 0)
     curtain = torch.stack([a.sin() * radius, a.cos() * radius + CURTAIN_AXIS, 5 - fall], -1)
-    curtain = curtain + (skin[:, mesh.bound] - head.address[mesh.bound])[:, None]
-    return torch.cat([shell, curtain.flatten(1, 2)], 1), above
+    return curtain + (skin[:, mesh.bound] - head.address[mesh.bound])[:, None]
+
+def grow_hair(
+    skin: torch.Tensor,  # (B,N,3), expressive heads, cm
+    scenes: list,  # B of them
+) -> tuple[
+    torch.Tensor, torch.Tensor
+]:  # (B,M,3) vertices of shell and curtain; (B,n) heights of all above the hairline, cm
+    "The hair of every scene's style on every head."
+    head, mesh = mean_head(), whole_mesh()
+    style, wave = torch.tensor([_CUTS[s.hair_style] for s in scenes]), factor(scenes, "hair_wave")[:, None]
+    thick, length, lowered = style[:, :1], style[:, 1, None, None], style[:, 2:]
+    above = _above_hairline(scenes, lowered)
+    out = _shell_depth(thick, wave, above[:, head.n:head.n + len(mesh.scalp)], scenes)
+    shell, normal = skin[:, mesh.shell], vertex_normals(skin, head.faces, head.n)[:, mesh.shell]
+    for pairs in mesh.finer: shell, normal = _halfway(shell, normal, pairs)
+    shell = shell + normal * out[..., None]
+    return torch.cat([shell, _curtain(skin, thick, length, wave).flatten(1, 2)], 1), above
