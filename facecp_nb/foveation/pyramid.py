@@ -316,9 +316,9 @@ def _foveate(x, fixations, acuity, pyramid):
         under.lerp_(sharper, (level + 1 - at[y0:y1, ..., x0:x1]).clamp_(0, 1).expand_as(under))
     return out
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #0f23abf2
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #99f5c06c
 _STEP = 2. ** -10     # of a grey level: results are rounded to it before they are floored
-_CPU_PIXELS = 2**18   # in one portion on a CPU: some 3 MB of float32
+_CPU_PIXELS = 2**17   # in one portion on a CPU: some 1.5 MB of float32
 _GPU_PIXELS = 2**24   # in one portion on a GPU: some 1.5 GB while working
 
 def _finish(x, dtype):
