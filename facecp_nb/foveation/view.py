@@ -132,29 +132,16 @@ def look(
     points = fixations(landmarks.to(images.device), view, 50 * images.shape[2] / HEIGHT)
     return foveate(images, points, p=p, alpha=recipe.alpha, pyramid=pyramid)
 
-# %% ../../nbs/library/foveation/02_view.ipynb #141c79e7
-def _names(faces, rows):
-    "The names of the images at `rows`, for an error."
-    return faces.records["image"].iloc[rows].tolist()
-
+# %% ../../nbs/library/foveation/02_view.ipynb #5d77f002
 def _check_landmarks(faces, rows, view):
     "`DataError` naming the first image whose landmarks leave `view` without any fixation."
     lost = fixations(faces.landmarks[rows], view).isnan().any(-1).all(-1)
     if lost.any():
-        name = _names(faces, rows)[int(lost.nonzero()[0])]
+        name = faces.records["image"].iloc[rows[int(lost.nonzero()[0])]]
         raise DataError(f"The image {name!r} has no landmark that the view {view!r} needs. "
                         "Leave it out, or choose another view.")
 
-def _cut_out(seen, boxes, size, names):
-    "The boxes cut out of `seen`; `DataError` naming the image whose box cannot be cut."
-    try: return crop(seen, boxes, size)
-    except DataError:
-        for picture, box, name in zip(seen, boxes, names):
-            try: crop(picture[None], box[None], size)
-            except DataError as e: raise DataError(f"The image {name!r} has an unusable box. {e}") from None
-        raise
-
-# %% ../../nbs/library/foveation/02_view.ipynb #2d63a624
+# %% ../../nbs/library/foveation/02_view.ipynb #5e7e02eb
 _TOGETHER = 32  # pictures of one size that are read and seen at a time
 
 def see(
@@ -167,7 +154,7 @@ def see(
     p: float = 7.,               # pixels of the uncropped pictures per degree, see `look`
     device=None,                 # where the work is done; `core.device()` by default
 ) -> Tensor:                     # (n,3,size,size) uint8, in main memory
-    "The uncropped pictures in the given view, then cut to their box and resized. `DataError` names an unusable image."
+    "The uncropped pictures in the given view, cut to their box and resized; `DataError` names one without fixation."
     size, p = checks.whole("size", size, 1), checks.number("p", p, above=0)
     choose(pyramid, PYRAMIDS, "pyramid")
     rows, place = positions(rows, len(faces)), torch.device(device or core.device())
@@ -179,6 +166,6 @@ def see(
         for at in by_shape(shapes, _TOGETHER):
             images = torch.stack(faces.read(rows[at])).to(place)
             seen = look(images, faces.landmarks[rows[at]], view, pyramid=pyramid, p=p)
-            out[at] = _cut_out(seen, faces.boxes[rows[at]], size, _names(faces, rows[at])).cpu()
+            out[at] = crop(seen, faces.boxes[rows[at]], size).cpu()
             step(len(at))
     return out
