@@ -21,7 +21,7 @@ from facecp_nb.plots.theme import (
     needed, percent, plain_scale, room, rounded, shape_scale, tips,
 )
 
-# %% ../../nbs/library/plots/02_charts.ipynb #bef7e090
+# %% ../../nbs/library/plots/02_charts.ipynb #fcf68a29
 def faces(
     images: Sequence,                     # (N,3,H,W) uint8 tensor or array, or a list of images of any sizes
     titles: Sequence | None = None,       # N words written under the pictures
@@ -36,28 +36,43 @@ def faces(
     if not len(images): raise DataError("The figure faces got no images.")
     titles = [""] * len(images) if titles is None else [str(t) for t in titles]
     if len(titles) != len(images):
-        raise DataError(f"There are {len(images)} images and {len(titles)} titles. Give one title to each image, or none.")
+        raise DataError(
+            f"There are {len(images)} images and {len(titles)} titles. Give one title to each image, or none."
+        )
     across = min(columns, len(images))
     size = min(size, (WIDTH - 10) // across - 6)
     table = _grid(images, titles, across, size, quality)
     spot = lambda name, top, **more: dict(field=name, type="quantitative", axis=None,
                                           scale=alt.Scale(domain=[0, top], nice=False, zero=False, **more))
     wide, high = across * (size + 6) - 6, int(table.y.max() + size / 2 + 16 * any(titles))
-    base = alt.Chart(table).encode(x=alt.X(**spot("x", wide)), y=alt.Y(**spot("y", high, reverse=True)), tooltip=["name:N"])
+    base = alt.Chart(table).encode(
+        x=alt.X(**spot("x", wide)), y=alt.Y(**spot("y", high, reverse=True)), tooltip=["name:N"]
+    )
     marks = [base.mark_image(width=size, height=size).encode(url="image:N")]
     if any(titles): marks.append(base.mark_text(dy=size / 2 + 9, fontSize=11, limit=size + 5).encode(text="name:N"))
     named = ", ".join(t for t in titles[:24] if t)
-    words = description or f"A sheet of {len(table)} pictures in {-(-len(table) // across)} row(s)" + f": {named}." * bool(named)
+    words = (
+        description
+        or f"A sheet of {len(table)} pictures in {-(-len(table) // across)} row(s)" + f": {named}." * bool(named)
+    )
     return finish(alt.layer(*marks).properties(width=wide, height=high), title, words)
 
 def _grid(images, titles, across, size, quality):
     "One row a picture: its address, its name and the middle of its place."
     down = size + 6 + 16 * any(titles)
-    return pd.DataFrame([
-        dict(image=data_uri(image, quality), name=name, x=i % across * (size + 6) + size / 2, y=i // across * down + size / 2)
-        for i, (image, name) in enumerate(zip(images, titles))])
+    return pd.DataFrame(
+        [
+            dict(
+                image=data_uri(image, quality),
+                name=name,
+                x=i % across * (size + 6) + size / 2,
+                y=i // across * down + size / 2,
+            )
+            for i, (image, name) in enumerate(zip(images, titles))
+        ]
+    )
 
-# %% ../../nbs/library/plots/02_charts.ipynb #b5d432ad
+# %% ../../nbs/library/plots/02_charts.ipynb #836afdf1
 METRICS = {
     "valid_accuracy": "accuracy on validation faces", "train_loss": "training loss", "valid_loss": "validation loss",
 }
@@ -95,9 +110,14 @@ def learning_curves(
     key = dict(title=None, legend=legend(order))
     onsets = onsets_of(table)[["condition", "epoch", "view"]] if "view" in table else pd.DataFrame()
     encode = dict(
-        x=alt.X("epoch:Q", axis=epoch_axis(table.epoch), title="epoch" + " (dashed: the view changes)" * bool(len(onsets))),
-        y=alt.Y(f"{metric}:Q", title=METRICS[metric], axis=alt.Axis(format="%" if metric == "valid_accuracy" else "")),
-        color=alt.Color("condition:N", scale=colour_scale(order), **key))
+        x=alt.X(
+            "epoch:Q", axis=epoch_axis(table.epoch), title="epoch" + " (dashed: the view changes)" * bool(len(onsets))
+        ),
+        y=alt.Y(
+            f"{metric}:Q", title=METRICS[metric], axis=alt.Axis(format="%" if metric == "valid_accuracy" else "")
+        ),
+        color=alt.Color("condition:N", scale=colour_scale(order), **key),
+    )
     some = mean[mean.epoch % max(1, mean.epoch.max() // 6) == 0]
     marks = [
         alt.Chart(table[["condition", "seed", "epoch", metric]]).mark_line(strokeWidth=1).encode(
@@ -120,7 +140,7 @@ def _endings(mean, metric):
     write = percent if metric == "valid_accuracy" else "{:.2f}".format
     return ", ".join(f"{c} {write(last[c])}" for c in in_order(mean.condition))
 
-# %% ../../nbs/library/plots/02_charts.ipynb #0f10c8d3
+# %% ../../nbs/library/plots/02_charts.ipynb #637287b6
 def confusion_of_views(
     rows: pd.DataFrame,           # reared, tested, accuracy, low, high
     *,
@@ -131,7 +151,9 @@ def confusion_of_views(
     table = needed(rows, ("reared", "tested", "accuracy", "low", "high"), "confusion_of_views")
     known = np.isfinite(table[["low", "high"]]).all(axis=1)
     table["value"] = [percent(v) for v in table.accuracy]
-    table["interval"] = [f"{100 * r.low:.0f} to {100 * r.high:.0f}" if k else "" for k, r in zip(known, table.itertuples())]
+    table["interval"] = [
+        f"{100 * r.low:.0f} to {100 * r.high:.0f}" if k else "" for k, r in zip(known, table.itertuples())
+    ]
     base = alt.Chart(table).encode(
         x=alt.X("tested:N", sort=in_order(table.tested), title="tested on", axis=alt.Axis(orient="top", labelAngle=0)),
         y=alt.Y("reared:N", sort=in_order(table.reared), title="reared on"),
@@ -145,13 +167,18 @@ def confusion_of_views(
              base.mark_text(fontSize=11, dy=11).encode(text="interval:N", color=ink)]
     best = table.loc[table.groupby("reared").accuracy.idxmax()]
     step = min(86, (room(table.reared, axis=40)) // table.tested.nunique())
-    said = "; ".join(f"reared on {r.reared}, tested on {r.tested}: {percent(r.accuracy, r.low, r.high)}" for r in table.itertuples())
+    said = "; ".join(
+        f"reared on {r.reared}, tested on {r.tested}: {percent(r.accuracy, r.low, r.high)}"
+        for r in table.itertuples()
+    )
     guess = f" Chance is {percent(chance, digits=1)}." if chance is not None else ""
-    answer = f"{int((best.reared == best.tested).sum())} of {len(best)} networks do best on the view they were reared on"
+    answer = (
+        f"{int((best.reared == best.tested).sum())} of {len(best)} networks do best on the view they were reared on"
+    )
     return finish(alt.layer(*marks).properties(width=alt.Step(step), height=alt.Step(52)), title or answer,
                   f"Matrix of accuracies with 95 % intervals. {said}.{guess}", wrap=50)
 
-# %% ../../nbs/library/plots/02_charts.ipynb #b654661c
+# %% ../../nbs/library/plots/02_charts.ipynb #edcca865
 def fovea(
     rows: pd.DataFrame,        # distance (pixels), level, fovea (a name for the curve)
     *,
@@ -163,13 +190,28 @@ def fovea(
     colours = plain_scale(table.fovea, ("#3274A1", "#2CA58D", "#7B3FA0", "#6B6B6B"))
     dashes = plain_scale(table.fovea, ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3]))
     key = dict(sort=colours.domain, title=None, legend=legend(table.fovea))
-    line = alt.Chart(table).mark_line().encode(
-        x=alt.X("distance:Q", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=[2**i for i in range(9)]),
-                title="distance from the nearest fixation, pixels (doubling scale)"),
-        y=alt.Y("level:Q", scale=alt.Scale(domain=[1, 8], reverse=True), title="level: 1 sharp, 8 coarsest",
-                axis=alt.Axis(values=list(range(1, 9)))),
-        color=alt.Color("fovea:N", scale=colours, **key), strokeDash=alt.StrokeDash("fovea:N", scale=dashes, **key),
-        opacity=alt.condition(picked, alt.value(1), alt.value(.15)), tooltip=tips(table, ("fovea", "distance", "level")))
+    line = (
+        alt.Chart(table)
+        .mark_line()
+        .encode(
+            x=alt.X(
+                "distance:Q",
+                scale=alt.Scale(type="log", base=2),
+                axis=alt.Axis(values=[2**i for i in range(9)]),
+                title="distance from the nearest fixation, pixels (doubling scale)",
+            ),
+            y=alt.Y(
+                "level:Q",
+                scale=alt.Scale(domain=[1, 8], reverse=True),
+                title="level: 1 sharp, 8 coarsest",
+                axis=alt.Axis(values=list(range(1, 9))),
+            ),
+            color=alt.Color("fovea:N", scale=colours, **key),
+            strokeDash=alt.StrokeDash("fovea:N", scale=dashes, **key),
+            opacity=alt.condition(picked, alt.value(1), alt.value(0.15)),
+            tooltip=tips(table, ("fovea", "distance", "level")),
+        )
+    )
     far = table.loc[table.groupby("fovea").distance.idxmax()]
     said = "; ".join(f"{r.fovea}: level {r.level:.1f} at {r.distance:.0f} pixels" for r in far.itertuples())
     return finish(line.add_params(picked).properties(width=room(axis=50), height=220),
@@ -177,7 +219,7 @@ def fovea(
                   "Line chart of the blur level against the distance from a fixation on a doubling scale. Near the "
                   f"fixation the level is 1, untouched; it then rises by about one with each doubling. {said}.")
 
-# %% ../../nbs/library/plots/02_charts.ipynb #4c68b383
+# %% ../../nbs/library/plots/02_charts.ipynb #ee2c39c5
 _RINGS = ("#1B2A49", "#3274A1", "#2CA58D", "#E1812C", "#7B3FA0", "#6B6B6B")
 _PARTS = {"signal": "comes through", "false_detail": "false detail"}
 
@@ -194,22 +236,44 @@ def transfer(
     names = list(dict.fromkeys(table.pyramid))
     picked = alt.selection_point(name="picked", fields=["eccentricity"], bind="legend")
     def panel(name, first):
-        return alt.Chart(long).mark_line(strokeWidth=2).transform_filter(alt.datum.pyramid == name).encode(
-            x=alt.X("frequency:Q", scale=alt.Scale(type="log", domain=[float(table.frequency.min()), .5]),
-                    title="cycles per pixel", axis=alt.Axis(values=[.005, .01, .02, .05, .1, .2, .5], format="~g")),
-            y=alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), title="share of the wave that went in" if first else None,
-                    axis=alt.Axis(format=".0%", labels=first)),
-            color=alt.Color("eccentricity:O", scale=plain_scale(rings, _RINGS), legend=legend(rings, "pixels from fixation")),
-            strokeDash=alt.StrokeDash("part:N", scale=alt.Scale(domain=list(_PARTS.values()), range=[[1, 0], [5, 3]]),
-                                      legend=legend(_PARTS.values())),
-            opacity=alt.condition(picked, alt.value(1), alt.value(.12)),
-            tooltip=tips(long, ("pyramid", "eccentricity", "frequency", "part", "share")),
-        ).properties(width=(WIDTH - 100) // len(names), height=210, title=panel_title(name))
+        return (
+            alt.Chart(long)
+            .mark_line(strokeWidth=2)
+            .transform_filter(alt.datum.pyramid == name)
+            .encode(
+                x=alt.X(
+                    "frequency:Q",
+                    scale=alt.Scale(type="log", domain=[float(table.frequency.min()), 0.5]),
+                    title="cycles per pixel",
+                    axis=alt.Axis(values=[0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5], format="~g"),
+                ),
+                y=alt.Y(
+                    "share:Q",
+                    scale=alt.Scale(domain=[0, 1]),
+                    title="share of the wave that went in" if first else None,
+                    axis=alt.Axis(format=".0%", labels=first),
+                ),
+                color=alt.Color(
+                    "eccentricity:O", scale=plain_scale(rings, _RINGS), legend=legend(rings, "pixels from fixation")
+                ),
+                strokeDash=alt.StrokeDash(
+                    "part:N",
+                    scale=alt.Scale(domain=list(_PARTS.values()), range=[[1, 0], [5, 3]]),
+                    legend=legend(_PARTS.values(), orient="top"),
+                ),
+                opacity=alt.condition(picked, alt.value(1), alt.value(0.12)),
+                tooltip=tips(long, ("pyramid", "eccentricity", "frequency", "part", "share")),
+            )
+            .properties(width=(WIDTH - 100) // len(names), height=210, title=panel_title(name))
+        )
     panels = [panel(n, i == 0) for i, n in enumerate(names)]
     panels[0] = panels[0].add_params(picked)
     worst = table.loc[table.groupby("pyramid").false_detail.idxmax()].set_index("pyramid")
-    said = "; ".join(f"{n}: at most {100 * worst.false_detail[n]:.0f} % false detail, at {worst.eccentricity[n]:.0f} pixels "
-                     f"and {worst.frequency[n]:.3f} cycles per pixel" for n in names)
+    said = "; ".join(
+        f"{n}: at most {100 * worst.false_detail[n]:.0f} % false detail, at {worst.eccentricity[n]:.0f} pixels "
+        f"and {worst.frequency[n]:.3f} cycles per pixel"
+        for n in names
+    )
     return finish(alt.hconcat(*panels), title or "Both blur with distance; how much false detail comes with it differs",
                   "Line charts, one per pyramid, of the share of a wave that comes through (solid) and of false detail "
                   f"(dashed) against its frequency, one colour per distance from the fixation. {said}.")
@@ -220,7 +284,7 @@ def panel_title(
     "The quiet title of one panel among several."
     return alt.TitleParams(name, fontSize=13, fontWeight=400)
 
-# %% ../../nbs/library/plots/02_charts.ipynb #675cffc2
+# %% ../../nbs/library/plots/02_charts.ipynb #0cb803c6
 def left_over(
     rows: pd.DataFrame,        # view, part, pyramid, share; also low, high if known
     *,
@@ -238,22 +302,38 @@ def left_over(
         marks = [base.mark_line(color="#BFBFBF").encode(detail="view:N")]
         if {"low", "high"} <= set(table): marks.append(base.mark_rule(strokeWidth=3, opacity=.5).encode(
             x="low:Q", x2="high:Q", color=alt.Color("view:N", scale=colour_scale(order), legend=None)))
-        marks.append(base.mark_point(size=90, opacity=1).encode(
-            color=alt.Color("view:N", scale=colour_scale(order), legend=None),
-            shape=alt.Shape("pyramid:N", scale=plain_scale(pyramids, ("circle", "diamond", "square")), legend=legend(pyramids, "pyramid"))))
+        marks.append(
+            base.mark_point(size=90, opacity=1).encode(
+                color=alt.Color("view:N", scale=colour_scale(order), legend=None),
+                shape=alt.Shape(
+                    "pyramid:N",
+                    scale=plain_scale(pyramids, ("circle", "diamond", "square")),
+                    legend=legend(pyramids, "pyramid"),
+                ),
+            )
+        )
         return alt.layer(*marks).properties(
-            width=(room(order) - 24 * len(parts)) // len(parts), height=alt.Step(34), title=panel_title(f"left of the {part}"))
-    said = "; ".join(f"{r.view} view, {r.part}, {r.pyramid}: {percent(r.share, getattr(r, 'low', None), getattr(r, 'high', None))}"
-                     for r in table.itertuples())
-    return finish(alt.hconcat(*(panel(p, i == 0) for i, p in enumerate(parts))),
-                  title or "Away from the fixation a coarse part of the difference stays",
-                  f"Dot plots, one per part of the face, of the share of the difference between people that each view leaves. {said}.")
+            width=(room(order) - 24 * len(parts)) // len(parts),
+            height=alt.Step(34),
+            title=panel_title(f"left of the {part}"),
+        )
 
-# %% ../../nbs/library/plots/02_charts.ipynb #cbbdbcb0
+    said = "; ".join(
+        f"{r.view} view, {r.part}, {r.pyramid}: {percent(r.share, getattr(r, 'low', None), getattr(r, 'high', None))}"
+        for r in table.itertuples()
+    )
+    return finish(
+        alt.hconcat(*(panel(p, i == 0) for i, p in enumerate(parts))),
+        title or "Away from the fixation a coarse part of the difference stays",
+        "Dot plots, one per part of the face, of the share of the difference between people that each view "
+        f"leaves. {said}.",
+    )
+
+# %% ../../nbs/library/plots/02_charts.ipynb #1ca98773
 _SAME, _DIFFERENT = "one person", "two people"
 
 def distance_histograms(
-    rows: pd.DataFrame,        # set, pairs ('one person' or 'two people'), distance (left edge of a bin), share of the pairs
+    rows: pd.DataFrame,        # set, pairs (one person, two people), distance (left edge of a bin), share of the pairs
     *,
     title: str | None = None,  # the answer; by default made from the numbers
     divide: float = .6,        # the distance under which two pictures are taken for one person
@@ -274,16 +354,21 @@ def distance_histograms(
             tooltip=tips(table, ("set", "pairs", "distance", "share")))
         filled = base.mark_area(interpolate="step-after", opacity=.55).transform_filter(alt.datum.pairs == _SAME)
         outline = base.mark_line(interpolate="step-after").transform_filter(alt.datum.pairs == _DIFFERENT)
-        return alt.layer(filled, outline, rule).properties(width=width or room(axis=50), height=90, title=panel_title(one))
+        return alt.layer(filled, outline, rule).properties(
+            width=width or room(axis=50), height=90, title=panel_title(one)
+        )
     below = table[table.distance + 1e-9 < divide].groupby(["set", "pairs"])["share"].sum()
     part = lambda s, pairs, digits: percent(below.get((s, pairs), 0.), digits=digits)
     answer = "; ".join(f"{s} {part(s, _SAME, 0)} of one person, {part(s, _DIFFERENT, 0)} of two" for s in sets)
-    said = "; ".join(f"{s}: {part(s, _SAME, 1)} of the pairs of one person and {part(s, _DIFFERENT, 1)} of the pairs of two people "
-                     f"lie below {divide:g}" for s in sets)
+    said = "; ".join(
+        f"{s}: {part(s, _SAME, 1)} of the pairs of one person and {part(s, _DIFFERENT, 1)} of the pairs of two people "
+        f"lie below {divide:g}"
+        for s in sets
+    )
     return finish(alt.vconcat(*map(panel, sets), spacing=12), title or f"Below {divide:g}: {answer}",
                   f"Histograms of distances between pictures, one panel per set. {said}.")
 
-# %% ../../nbs/library/plots/02_charts.ipynb #a6fc1957
+# %% ../../nbs/library/plots/02_charts.ipynb #5bbe4e2d
 def by_condition(
     rows: pd.DataFrame,                      # factor, level (words, in order), quantity, accuracy, low, high (0..1)
     *,
@@ -303,15 +388,23 @@ def by_condition(
         axis = alt.Axis(format="%", labels=first, ticks=first, title=y_title if first else None)
         y = lambda column: alt.Y(f"{column}:Q", scale=alt.Scale(domain=[floor, 1], nice=False), axis=axis)
         base = alt.Chart(one).encode(
-            x=alt.X("level:N", sort=list(dict.fromkeys(one.level)), title=factor, axis=alt.Axis(labelAngle=0, grid=False)),
+            x=alt.X(
+                "level:N", sort=list(dict.fromkeys(one.level)), title=factor, axis=alt.Axis(labelAngle=0, grid=False)
+            ),
             xOffset=alt.XOffset("quantity:N", sort=quantities) if len(quantities) > 1 else alt.Undefined,
-            color=alt.Color("quantity:N", scale=plain_scale(quantities, ("#7B3FA0", "#0B7285", "#E1812C", "#6B6B6B")), **key),
-            tooltip=tips(one, ("factor", "level", "quantity", "accuracy", "low", "high")))
+            color=alt.Color(
+                "quantity:N", scale=plain_scale(quantities, ("#7B3FA0", "#0B7285", "#E1812C", "#6B6B6B")), **key
+            ),
+            tooltip=tips(one, ("factor", "level", "quantity", "accuracy", "low", "high")),
+        )
         shape = alt.Shape("quantity:N", scale=plain_scale(quantities, PLAIN_SHAPES), **key)
         marks = [base.mark_rule(strokeWidth=2).encode(y=y("low"), y2="high:Q"),
                  base.mark_point(size=70, opacity=1).encode(y=y("accuracy"), shape=shape)]
         return alt.layer(*marks).properties(width=alt.Step(step, **{"for": "position"}), height=height)
-    said = "; ".join(f"{r.factor} {r.level}, {r.quantity} {percent(r.accuracy, r.low, r.high, 1)}" for r in table.itertuples())
+
+    said = "; ".join(
+        f"{r.factor} {r.level}, {r.quantity} {percent(r.accuracy, r.low, r.high, 1)}" for r in table.itertuples()
+    )
     answer = _lowest(table)
     panels = [panel(f, i % columns == 0) for i, f in enumerate(factors)]
     return finish(alt.concat(*panels, columns=columns, spacing=14), title or answer[0].upper() + answer[1:],
@@ -334,7 +427,7 @@ def _lowest(table):
     return "; ".join(f"{w.quantity} is {percent(w.accuracy)} throughout" if same(w, b) else
                      f"{w.quantity} is lowest at {w.factor} {w.level}: {percent(w.accuracy)}" for w, b in pairs)
 
-# %% ../../nbs/library/plots/02_charts.ipynb #122e048f
+# %% ../../nbs/library/plots/02_charts.ipynb #ac4ad02c
 def saturation(
     rows: pd.DataFrame,        # set, people (size of the gallery), accuracy, low, high (0..1)
     *,
@@ -356,17 +449,24 @@ def saturation(
                 scale=alt.Scale(type="log", base=2, nice=False, padding=12),
                 axis=alt.Axis(values=sorted(set(table.people)), labelOverlap=True, grid=False)))
     marks = [
-        base.mark_area(opacity=.18).encode(y=at("low"), y2="high:Q"),
-        base.mark_rule(opacity=.6).encode(y=at("low"), y2="high:Q"),
+        base.mark_area(opacity=0.18).encode(y=at("low"), y2="high:Q"),
+        base.mark_rule(opacity=0.6).encode(y=at("low"), y2="high:Q"),
         base.mark_line().encode(y=at("accuracy")),
-        base.mark_point(size=80, opacity=1).encode(y=at("accuracy"), shape=alt.Shape("set:N", scale=plain_scale(sets, PLAIN_SHAPES), **key),
-            tooltip=tips(table, ("set", "people", "accuracy", "low", "high")))]
+        base.mark_point(size=80, opacity=1).encode(
+            y=at("accuracy"),
+            shape=alt.Shape("set:N", scale=plain_scale(sets, PLAIN_SHAPES), **key),
+            tooltip=tips(table, ("set", "people", "accuracy", "low", "high")),
+        ),
+    ]
     last = table.loc[table.groupby("set").people.idxmax()].set_index("set").loc[sets]
     answer = "; ".join(f"{s}: {percent(r.accuracy)} among {r.people:,}" for s, r in zip(sets, last.itertuples()))
     said = "; ".join(f"{r.set}, {r.people} people: {percent(r.accuracy, r.low, r.high, 1)}" for r in table.itertuples())
-    return finish(alt.layer(*marks).properties(width=width or room(axis=60), height=height), title or answer[0].upper() + answer[1:],
-                  "Lines with bands of 95 % intervals: how often the person sought comes first, against the number of "
-                  f"people. {said}.")
+    return finish(
+        alt.layer(*marks).properties(width=width or room(axis=60), height=height),
+        title or answer[0].upper() + answer[1:],
+        "Lines with bands of 95 % intervals: how often the person sought comes first, against the number of "
+        f"people. {said}.",
+    )
 
 # %% ../../nbs/library/plots/02_charts.ipynb #8406b2c5
 def paper_and_ours(

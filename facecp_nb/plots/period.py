@@ -22,7 +22,9 @@ from facecp_nb.plots.theme import (
     signed_axis, tips,
 )
 
-# %% ../../nbs/library/plots/03_period.ipynb #3dc03016
+# %% ../../nbs/library/plots/03_period.ipynb #361dd036
+SEED = {"shape": "circle", "size": 16, "filled": True, "opacity": .55}  # the mark of one seed
+
 def seed_dots(
     seeds: pd.DataFrame | None,  # the name and the value of every seed, else None
     name: str,                   # the column that names a row of the figure
@@ -78,13 +80,17 @@ def conditions(
         x=x("accuracy"), tooltip=tips(dots, ("condition", "seed", "accuracy"))))
     said = "; ".join(f"{c} {table.label[table.condition == c].iloc[0]}" for c in order)
     guess = f" Chance is {percent(chance, digits=1)}." if chance is not None else ""
-    chart = alt.layer(*marks).properties(width=width or room(order, table.label), height=alt.Step(34 if len(dots) else 28))
-    return finish(chart, title or _answer(table), f"Dots with 95 % intervals for {len(order)} conditions, accuracy on {what}: "
-                  f"{said}.{_seeds_said(dots)}{guess}")
+    chart = alt.layer(*marks).properties(
+        width=width or room(order, table.label), height=alt.Step(34 if len(dots) else 28)
+    )
+    return finish(
+        chart,
+        title or _answer(table),
+        f"Dots with 95 % intervals for {len(order)} conditions, accuracy on {what}: "
+        f"{said}.{_seeds_said(dots)}{guess}",
+    )
 
-SEED = {"shape": "circle", "size": 16, "filled": True, "opacity": .55}  # the mark of one seed
-
-# %% ../../nbs/library/plots/03_period.ipynb #2b98cbbb
+# %% ../../nbs/library/plots/03_period.ipynb #9ee2b332
 _ZERO = ("interval excludes zero", "zero is inside")
 
 def _against_zero(table):
@@ -94,10 +100,10 @@ def _against_zero(table):
     labels = [points(r.difference, r.low, r.high) for r in table.itertuples()]
     return table.assign(**hundred, label=labels, zero=np.where(excluded, *_ZERO))
 
-def _caption(what, adjusted, margin):
-    "The title of an axis of differences: what it is, which intervals, what the band is."
-    first = f"{what} in points (95 % interval{f', {adjusted}' if adjusted else ''})"
-    return [first] + ([f"pale band: within \u00b1{100 * margin:g} points"] if margin is not None else [])
+def _caption(first, adjusted, margin):
+    "The title beneath a figure of differences: the axis, which intervals, what the band is."
+    band = [] if margin is None else [f"pale band: within \u00b1{100 * margin:g} points"]
+    return [first, *([f"intervals: {adjusted}"] if adjusted else []), *band]
 
 def _filled():
     "White inside where zero is inside the interval."
@@ -119,29 +125,43 @@ def differences(
     names = dict(zip(table.comparison, folded(table.comparison, 26)))
     rows_of = lambda data: alt.Chart(data.assign(row=data.comparison.map(names))).encode(
         y=alt.Y("row:N", sort=list(names.values()), axis=fold_axis()))
-    x = lambda name: alt.X(f"{name}:Q", title=_caption("difference", adjusted, margin), axis=signed_axis(tickCount=6))
+    x = lambda name: alt.X(
+        f"{name}:Q",
+        title=_caption("difference in points (95 % interval)", adjusted, margin),
+        axis=signed_axis(tickCount=6),
+    )
     base = rows_of(table).encode(tooltip=tips(table, ("comparison", "label", "zero", "note")))
     hover = alt.selection_point(name="pointed", fields=["row"], on="pointerover", clear="pointerout")
     base = base.encode(opacity=alt.condition(hover, alt.value(1), alt.value(.25)))
     marks = pale_band(margin) + [
         base.mark_rule(strokeWidth=3, color="#6B6B6B").encode(x=x("low_points"), x2="high_points:Q"),
-        base.mark_point(size=120, filled=True, stroke=INK).encode(x=x("difference_points"), fill=_filled()).add_params(hover),
-        base.mark_text(align="left", dx=10).encode(x=alt.value("width"), text="label:N")]
-    if len(dots): marks.append(rows_of(dots.assign(difference_points=(100 * dots.difference).round(2))).mark_point(
-        **SEED, yOffset=10, color="#6B6B6B").encode(x=x("difference_points"), tooltip=["comparison:N", "seed:N", "difference_points:Q"]))
+        base.mark_point(size=120, filled=True, stroke=INK)
+        .encode(x=x("difference_points"), fill=_filled())
+        .add_params(hover),
+        base.mark_text(align="left", dx=10).encode(x=alt.value("width"), text="label:N"),
+    ]
+    if len(dots):
+        marks.append(
+            rows_of(dots.assign(difference_points=(100 * dots.difference).round(2)))
+            .mark_point(**SEED, yOffset=10, color="#6B6B6B")
+            .encode(x=x("difference_points"), tooltip=["comparison:N", "seed:N", "difference_points:Q"])
+        )
     clear = int((table.zero == _ZERO[0]).sum())
     said = "; ".join(f"{r.comparison}: {r.label}" for r in table.itertuples())
-    step = 34 + 14 * max(n.count("\n") - 0 for n in names.values())
+    step = 34 + 14 * max(n.count("\n") for n in names.values())
     chart = alt.layer(*marks).properties(width=width or room(names.values(), table.label), height=alt.Step(step))
-    return finish(chart, title or f"{clear} of {len(table)} differences exclude zero",
-                  f"Differences in accuracy, in points, {_intervals(adjusted)}: {said}.{_margin_said(margin)}{_seeds_said(dots)}")
+    return finish(
+        chart,
+        title or f"{clear} of {len(table)} intervals exclude{'s' * (clear == 1)} zero",
+        f"Differences in accuracy, in points, {_intervals(adjusted)}: {said}.{_margin_said(margin)}{_seeds_said(dots)}",
+    )
 
 def _intervals(adjusted): return f"with 95 % intervals ({adjusted})" if adjusted else "with 95 % intervals"
 
 def _margin_said(margin):
     return "" if margin is None else f" A pale band marks differences within {100 * margin:g} points of zero."
 
-# %% ../../nbs/library/plots/03_period.ipynb #2098021d
+# %% ../../nbs/library/plots/03_period.ipynb #3c751dfe
 def _phases(table):
     "One row per stretch of epochs with the same view: condition, view, start, end (the epoch after the last)."
     one = table.drop_duplicates(["condition", "epoch"]).sort_values(["condition", "epoch"])
@@ -153,12 +173,21 @@ def _bars(phases, order, width, axis, ticks=None):
     "Bars of phases coloured by view, with the view's name where it fits; `phases` names its rows in `condition`."
     fits = (phases.end - phases.start) / phases.end.max() * width > phases.view.str.len() * 7 + 4
     phases = phases.assign(middle=(phases.start + phases.end) / 2, word=np.where(fits, phases["view"], ""))
-    base = alt.Chart(phases).encode(y=alt.Y("condition:N", sort=order, title=None), tooltip=["condition", "view", "start", "end"])
+    base = alt.Chart(phases).encode(
+        y=alt.Y("condition:N", sort=order, title=None), tooltip=["condition", "view", "start", "end"]
+    )
     views = alt.Color("view:N", scale=colour_scale(phases["view"]), legend=legend(phases["view"], "view"))
     picked = alt.selection_point(name="seen", fields=["view"], bind="legend")
-    bars = base.mark_bar(stroke="white").encode(
-        x=alt.X("start:Q", title=axis, scale=alt.Scale(nice=False), axis=alt.Axis(format="d", tickMinStep=1)), x2="end:Q",
-        color=views, opacity=alt.condition(picked, alt.value(1), alt.value(.25))).add_params(picked)
+    bars = (
+        base.mark_bar(stroke="white")
+        .encode(
+            x=alt.X("start:Q", title=axis, scale=alt.Scale(nice=False), axis=alt.Axis(format="d", tickMinStep=1)),
+            x2="end:Q",
+            color=views,
+            opacity=alt.condition(picked, alt.value(1), alt.value(0.25)),
+        )
+        .add_params(picked)
+    )
     words = base.mark_text(color="white", fontWeight=600).encode(x="middle:Q", text="word:N")
     return alt.layer(bars, words).properties(width=width)
 
@@ -176,7 +205,7 @@ def rearings(
     chart = _bars(phases, order, width or room(order), "epoch").properties(height=alt.Step(26))
     return finish(chart, title, f"Bars of the views seen over the epochs. {said}.")
 
-# %% ../../nbs/library/plots/03_period.ipynb #6fbf93db
+# %% ../../nbs/library/plots/03_period.ipynb #bca0b92a
 def _staircases(table):
     "Condition -> the conditions that share its rates in all epochs that both have, longest life first."
     rate = {c: t.set_index("epoch").rate for c, t in table.groupby("condition")}
@@ -185,6 +214,15 @@ def _staircases(table):
         same = next((g for g in groups if np.allclose(*rate[g[0]].align(rate[c], join="inner"), rtol=1e-6)), None)
         groups.append([c]) if same is None else same.append(c)
     return {c: in_order(g) for g in groups for c in g}
+
+def _some(rates):
+    "The rates that were used, for the ticks; every second or third where there are many."
+    used = sorted({float(f"{r:.2g}") for r in rates})
+    return used[::-(-len(used) // 8)]
+
+def _nested(n):
+    "Widths of lines that are drawn on top of each other, thick first."
+    return [max(1.5, 2 + 2.5 * (n - 1 - i)) for i in range(n)]
 
 def rates(
     history: pd.DataFrame,     # condition, epoch, view, rate
@@ -204,35 +242,61 @@ def rates(
     longest = name(table.loc[table.groupby("condition").epoch.transform("size").sort_values(ascending=False).index])
     longest = longest.drop_duplicates(["line", "epoch"]).sort_values(["line", "epoch"])[["line", "epoch", "rate"]]
     chosen = alt.selection_point(name="chosen", fields=["line"], bind="legend")
-    encode = dict(x=alt.X("epoch:Q", axis=epoch_axis(table.epoch), title="epoch" + " (diamond: the view changes)" * bool(len(onsets))),
-                  y=alt.Y("rate:Q", title="learning rate", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=4, format="~g")),
-                  opacity=alt.condition(chosen, alt.value(1), alt.value(.1)))
-    key = dict(title="rate of", sort=lines, legend=legend(lines, "rate of", symbolType="stroke"))
-    colours = [COLOURS.get(line, "#4C6A92" if "," not in line else "#8A8A8A") for line in lines]
-    steps = alt.Chart(longest).mark_line(interpolate="step-after").encode(
-        **encode, tooltip=tips(longest, ("line", "epoch", "rate")),
-        color=alt.Color("line:N", scale=alt.Scale(domain=lines, range=colours), **key),
-        strokeWidth=alt.StrokeWidth("line:N", scale=alt.Scale(domain=lines, range=[max(1.5, 6 - 2 * i) for i in range(len(lines))]), **key))
-    marks = [steps.add_params(chosen)]
+    encode = dict(
+        x=alt.X(
+            "epoch:Q",
+            axis=epoch_axis(table.epoch),
+            title="epoch" + " (diamond: the view changes)" * bool(len(onsets)),
+        ),
+        y=alt.Y(
+            "rate:Q",
+            title="learning rate",
+            scale=alt.Scale(type="log", nice=False, padding=12),
+            axis=alt.Axis(values=_some(table.rate), format=".3~g", labelOverlap=True),
+        ),
+        opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
+    )
+    colours = [COLOURS.get(line, "#8A8A8A" if "," in line else "#4C6A92") for line in lines]
+    colour = alt.Color("line:N", scale=alt.Scale(domain=lines, range=colours), sort=lines, title="rate of",
+                       legend=legend(lines, "rate of", symbolType="stroke", symbolStrokeWidth=3))
+    marks = [alt.Chart(longest[longest.line == line]).mark_line(interpolate="step-after", strokeWidth=wide).encode(
+        **encode, color=colour, tooltip=tips(longest, ("line", "epoch", "rate")))
+        for line, wide in zip(lines, _nested(len(lines)))]
+    marks[0] = marks[0].add_params(chosen)
     if len(onsets):
         turned = name(onsets)[["condition", "epoch", "view", "rate", "line"]]
-        marks.append(alt.Chart(turned).mark_point(shape="diamond", size=160, filled=True, stroke="white", strokeWidth=1).encode(
-            **encode, tooltip=tips(turned, ("condition", "epoch", "view", "rate")),
-            fill=alt.Fill("condition:N", scale=colour_scale(turned.condition), title="view changes",
-                          legend=legend(turned.condition, "view changes", symbolType="diamond"))))
-    said = "; ".join(f"{r.condition} turns to {r.view} in epoch {r.epoch} at a rate of {r.rate:.2g}" for r in onsets.itertuples())
+        marks.append(
+            alt.Chart(turned)
+            .mark_point(shape="diamond", size=160, filled=True, stroke="white", strokeWidth=1)
+            .encode(
+                **encode,
+                tooltip=tips(turned, ("condition", "epoch", "view", "rate")),
+                fill=alt.Fill(
+                    "condition:N",
+                    scale=colour_scale(turned.condition),
+                    title="view changes",
+                    legend=legend(turned.condition, "view changes", symbolType="diamond", orient="top"),
+                ),
+            )
+        )
+    said = "; ".join(
+        f"{r.condition} turns to {r.view} in epoch {r.epoch} at a rate of {r.rate:.2g}" for r in onsets.itertuples()
+    )
     said = said or "no network changes its view"
     together = "".join(f" One line stands for {line}." for line in lines if "," in line)
     chart = alt.layer(*marks).properties(width=width or room(axis=70), height=height)
-    return finish(chart, title or f"{said[0].upper()}{said[1:]}",
-                  f"Steps of the learning rate over the epochs on a logarithmic axis, from {table.rate.max():.2g} down to "
-                  f"{table.rate.min():.2g}; {said}.{together}")
+    return finish(
+        chart,
+        title or f"{said[0].upper()}{said[1:]}",
+        f"Steps of the learning rate over the epochs on a logarithmic axis, from {table.rate.max():.2g} down to "
+        f"{table.rate.min():.2g}; {said}.{together}",
+    )
 
-# %% ../../nbs/library/plots/03_period.ipynb #060c1768
+# %% ../../nbs/library/plots/03_period.ipynb #c70be93f
 def _beside(table, x, name, order):
     "The column `at`: `x`, moved a little for each of `order`, so that their bars stand side by side."
     span = float(table[x].max() - table[x].min()) or 1.
-    place = {n: (i - (len(order) - 1) / 2) * .013 * span for i, n in enumerate(order)}
+    place = {n: (i - (len(order) - 1) / 2) * .018 * span for i, n in enumerate(order)}
     return table.assign(at=(table[x] + table[name].map(place)).astype(float).round(4))
 
 def _onset_axis(values, title):
@@ -273,7 +337,9 @@ def onset_curve(
     chosen = alt.selection_point(name="chosen", fields=["arm"], bind="legend")
     faded = lambda strong, weak: alt.condition(chosen, alt.value(strong), alt.value(weak))
     scale = accuracy_scale(table[["low", "accuracy"]], dots.get("accuracy", []), list(levels.values()))
-    at = lambda column: alt.Y(f"{column}:Q", title="accuracy on held-out full faces (95 % interval)", axis=alt.Axis(format="%"), scale=scale)
+    at = lambda column: alt.Y(
+        f"{column}:Q", title="accuracy on held-out full faces (95 % interval)", axis=alt.Axis(format="%"), scale=scale
+    )
     key = dict(title=None, legend=legend(order))
     arms_of = lambda data: alt.Chart(_beside(data, x, "arm", order)).encode(
         x=alt.X("at:Q", **_onset_axis(table[x], x_title)), color=alt.Color("arm:N", scale=colour_scale(order), **key))
@@ -289,11 +355,13 @@ def onset_curve(
         y=at("accuracy"), opacity=faded(.55, .03), tooltip=tips(dots, ("arm", x, "seed", "accuracy"))))
     answer, said = _onset_words(table, x, "arm")
     lines = "".join(f" Level line {n} at {percent(v)}." for n, v in levels.items())
-    chart = alt.layer(*marks).properties(width=width or room(right=[f"{n} {percent(v)}" for n, v in levels.items()], axis=56), height=height)
+    chart = alt.layer(*marks).properties(
+        width=width or room(right=[f"{n} {percent(v)}" for n, v in levels.items()], axis=56), height=height
+    )
     return finish(chart, title or answer, "Lines with bars of 95 % intervals, accuracy against the "
                   f"{x_title}: {said}.{lines}{_seeds_said(dots)}")
 
-# %% ../../nbs/library/plots/03_period.ipynb #56ec76e8
+# %% ../../nbs/library/plots/03_period.ipynb #0a902126
 PHASES = {"c": "full", "m": "mouth", "e": "eyes", "f": "forehead", "n": "none"}
 
 def phases_of(
@@ -316,7 +384,7 @@ def order_test(
     title: str | None = None,           # the answer; by default made from the numbers
     what: str = "held-out full faces",  # the pictures that were named
 ) -> Bare:
-    "Lives as rows of phases, beside the accuracy at their end with interval and seeds. Point at one to single it out."
+    "Lives as rows of phases, beside the accuracy at their end with interval and seeds; point at one."
     table = needed(rows, ("order", "accuracy", "low", "high"), "order_test").rename(columns={"order": "condition"})
     order = list(dict.fromkeys(table.condition))
     dots = seed_dots(seeds, "order", "accuracy", order).rename(columns={"order": "condition"})
@@ -326,7 +394,9 @@ def order_test(
     lives = _bars(phases, order, int(.46 * free), "phase").properties(title=panel_title("what was seen"))
     hover = alt.selection_point(name="pointed", fields=["condition"], on="pointerover", clear="pointerout")
     scale = accuracy_scale(table[["low", "accuracy"]], dots.get("accuracy", []))
-    x = lambda name: alt.X(f"{name}:Q", scale=scale, title=["accuracy on", f"{what} (95 % interval)"], axis=alt.Axis(format="%", tickCount=4))
+    x = lambda name: alt.X(
+        f"{name}:Q", scale=scale, title=f"{what} (95 % interval)", axis=alt.Axis(format="%", tickCount=4)
+    )
     rows_of = lambda data: alt.Chart(data).encode(y=alt.Y("condition:N", sort=order, axis=None))
     base = rows_of(table).encode(opacity=alt.condition(hover, alt.value(1), alt.value(.25)),
                                  tooltip=tips(table, ("condition", "accuracy", "low", "high", "seeds")))
@@ -335,18 +405,24 @@ def order_test(
              base.mark_text(align="left", dx=10).encode(x=alt.value("width"), text="label:N")]
     if len(dots): marks.append(rows_of(dots).mark_point(**SEED, color=GREY, yOffset=10).encode(
         x=x("accuracy"), tooltip=tips(dots, ("condition", "seed", "accuracy"))))
-    ends = alt.layer(*marks).properties(width=free - int(.46 * free), title=panel_title("and then"))
+    ends = alt.layer(*marks).properties(width=free - int(.46 * free), title=panel_title("accuracy at the end"))
     panels = [p.properties(height=alt.Step(36)) for p in (lives, ends)]
     short = "; ".join(f"{r.condition} {percent(r.accuracy)}" for r in table.itertuples())
-    said = "; ".join(f"{c}, that is {_life_said(phases[phases.condition == c])}: {n}" for c, n in zip(table.condition, table.label))
-    return finish(alt.hconcat(*panels, spacing=18), title or f"The same phases in another order: {short}",
-                  f"Bars of the phases of each life beside dots with 95 % intervals, accuracy on {what}. {said}.{_seeds_said(dots)}")
+    said = "; ".join(
+        f"{c}, that is {_life_said(phases[phases.condition == c])}: {n}" for c, n in zip(table.condition, table.label)
+    )
+    return finish(
+        alt.hconcat(*panels, spacing=18),
+        title or f"By order of the phases: {short}",
+        f"Bars of the phases of each life beside dots with 95 % intervals, accuracy on {what}. {said}."
+        f"{_seeds_said(dots)}",
+    )
 
 def _life_said(phases): return ", then ".join(phases.view)
 
-# %% ../../nbs/library/plots/03_period.ipynb #1e889f37
+# %% ../../nbs/library/plots/03_period.ipynb #f532c56e
 def harm(
-    rows: pd.DataFrame,                 # contrast, onset (or the column `x`), difference, low, high (shares; positive: harm)
+    rows: pd.DataFrame,                 # contrast, onset (or the column `x`), difference, low, high; positive: harm
     *,
     seeds: pd.DataFrame | None = None,  # contrast, the column `x`, seed, difference: a small dot each
     x: str = "onset",                   # the column on the horizontal axis
@@ -358,35 +434,57 @@ def harm(
     height: int = 240,
 ) -> Bare:
     "Harm in points over the onset, one line a contrast; filled where the interval excludes zero. Click the legend."
-    table = _against_zero(needed(rows, ("contrast", x, "difference", "low", "high"), "harm")).sort_values(["contrast", x])
+    table = _against_zero(needed(rows, ("contrast", x, "difference", "low", "high"), "harm")).sort_values(
+        ["contrast", x]
+    )
     order = list(dict.fromkeys(pd.DataFrame(rows).contrast))
     dots = seed_dots(seeds, "contrast", "difference", order)
     chosen = alt.selection_point(name="chosen", fields=["contrast"], bind="legend")
     faded = lambda strong, weak: alt.condition(chosen, alt.value(strong), alt.value(weak))
     key = dict(title=None, sort=order, legend=legend(order))
-    y = lambda name: alt.Y(f"{name}:Q", title=_caption("harm", adjusted, margin), axis=signed_axis())
+    y = lambda name: alt.Y(f"{name}:Q", title="harm in points (95 % interval)", axis=signed_axis())
     of = lambda data: alt.Chart(_beside(data, x, "contrast", order)).encode(
-        x=alt.X("at:Q", **_onset_axis(table[x], x_title)),
+        x=alt.X("at:Q", **_onset_axis(table[x], _caption(x_title, adjusted, margin))),
         color=alt.Color("contrast:N", scale=plain_scale(order, ("#7B3FA0", "#0B7285", "#E1812C", "#6B6B6B")), **key))
     base = of(table)
     inside = alt.Chart(_beside(table, x, "contrast", order)[lambda t: t.zero == _ZERO[1]])
     shape = alt.Shape("contrast:N", scale=plain_scale(order, PLAIN_SHAPES), **key)
     marks = pale_band(margin, "y") + [
-        base.mark_rule(strokeWidth=2).encode(y=y("low_points"), y2="high_points:Q", opacity=faded(.8, .05)),
-        base.mark_line().encode(y=y("difference_points"), opacity=faded(.8, .1)),
-        base.mark_point(size=100).encode(y=y("difference_points"), shape=shape, opacity=faded(1, .1),
-                                         tooltip=tips(table, ("contrast", x, "label", "zero", "note"))).add_params(chosen),
-        inside.mark_point(size=30, color="white").encode(x="at:Q", y=y("difference_points"), shape=shape, opacity=faded(1, .1))]
-    if len(dots): marks.append(of(dots.assign(difference_points=(100 * dots.difference).round(2))).mark_point(
-        **SEED | {"opacity": 1}, xOffset=6).encode(y=y("difference_points"), opacity=faded(.55, .03), tooltip=["contrast:N", x, "seed:N", "difference_points:Q"]))
+        base.mark_rule(strokeWidth=2).encode(y=y("low_points"), y2="high_points:Q", opacity=faded(0.8, 0.05)),
+        base.mark_line().encode(y=y("difference_points"), opacity=faded(0.8, 0.1)),
+        base.mark_point(size=100)
+        .encode(
+            y=y("difference_points"),
+            shape=shape,
+            opacity=faded(1, 0.1),
+            tooltip=tips(table, ("contrast", x, "label", "zero", "note")),
+        )
+        .add_params(chosen),
+        inside.mark_point(size=30, color="white").encode(
+            x="at:Q", y=y("difference_points"), shape=shape, opacity=faded(1, 0.1)
+        ),
+    ]
+    if len(dots):
+        marks.append(
+            of(dots.assign(difference_points=(100 * dots.difference).round(2)))
+            .mark_point(**SEED | {"opacity": 1}, xOffset=6)
+            .encode(
+                y=y("difference_points"),
+                opacity=faded(0.55, 0.03),
+                tooltip=["contrast:N", x, "seed:N", "difference_points:Q"],
+            )
+        )
     clear = int((table.low > 0).sum())
     said = "; ".join(f"{r.contrast} at {getattr(r, x):g}: {r.label}" for r in table.itertuples())
     chart = alt.layer(*marks).properties(width=width or room(axis=76), height=height)
-    return finish(chart, title or f"Harm is sure in {clear} of {len(table)} places",
-                  f"Lines with bars {_intervals(adjusted)}, harm in points against the {x_title}; a hollow mark means that zero "
-                  f"is inside. {said}.{_margin_said(margin)}{_seeds_said(dots)}")
+    return finish(
+        chart,
+        title or f"{clear} of {len(table)} intervals lie above zero",
+        f"Lines with bars {_intervals(adjusted)}, harm in points against the {x_title}; a hollow mark means that zero "
+        f"is inside. {said}.{_margin_said(margin)}{_seeds_said(dots)}",
+    )
 
-# %% ../../nbs/library/plots/03_period.ipynb #778f4daf
+# %% ../../nbs/library/plots/03_period.ipynb #8fc3d378
 def regimes(
     rows: pd.DataFrame,         # regime, view, seed, accuracy (on validation faces)
     *,
@@ -394,9 +492,13 @@ def regimes(
     title: str | None = None,   # the answer; by default made from the numbers
     width: int | None = None,   # of the plot, pixels; by default what fits
 ) -> Bare:
-    "Validation accuracy for each regime and view: seeds as dots, their mean as a mark, the chosen regime on a ground."
+    "Validation accuracy for each regime and view: seeds as dots, their mean as a line, the chosen one on a ground."
     table = needed(rows, ("regime", "view", "seed", "accuracy"), "regimes")
-    mean = table.groupby(["regime", "view"], as_index=False).accuracy.agg(["mean", "size"]).rename(columns={"mean": "accuracy", "size": "seeds"})
+    mean = (
+        table.groupby(["regime", "view"], as_index=False)
+        .accuracy.agg(["mean", "size"])
+        .rename(columns={"mean": "accuracy", "size": "seeds"})
+    )
     if chosen is not None and chosen not in set(table.regime):
         raise DataError(f"The regime {chosen!r} is not among the rows: {', '.join(sorted(set(table.regime)))}.")
     names = list(mean.groupby("regime").accuracy.mean().sort_values(ascending=False).index)
@@ -404,22 +506,44 @@ def regimes(
     views = in_order(table.view)
     picked = alt.selection_point(name="picked", fields=["view"], bind="legend")
     key = dict(title=None, sort=views, legend=legend(views))
-    x = alt.X("accuracy:Q", title="accuracy on validation faces (large: mean of the seeds)", axis=alt.Axis(format="%", tickCount=6),
-              scale=accuracy_scale(table.accuracy))
+    x = alt.X(
+        "accuracy:Q",
+        title="accuracy on validation faces (upright line: mean of the seeds)",
+        axis=alt.Axis(format="%", tickCount=6),
+        scale=accuracy_scale(table.accuracy),
+    )
     at = alt.Y("row:N", sort=list(fold.values()), axis=fold_axis())
     rows_of = lambda data: alt.Chart(data.assign(row=data.regime.map(fold))).encode(
-        x=x, y=at, color=alt.Color("view:N", scale=colour_scale(views), **key), opacity=alt.condition(picked, alt.value(1), alt.value(.1)),
-        yOffset=alt.YOffset("view:N", sort=views))
+        x=x,
+        y=at,
+        color=alt.Color("view:N", scale=colour_scale(views), **key),
+        opacity=alt.condition(picked, alt.value(1), alt.value(0.1)),
+        yOffset=alt.YOffset("view:N", sort=views),
+    )
+    shape = alt.Shape("view:N", scale=shape_scale(views), **key)
     marks = [
-        rows_of(table).mark_point(**SEED | {"size": 22}).encode(tooltip=tips(table, ("regime", "view", "seed", "accuracy"))),
-        rows_of(mean.round(4)).mark_point(size=110, stroke="white", strokeWidth=1).encode(
-            shape=alt.Shape("view:N", scale=shape_scale(views), **key), tooltip=tips(mean, ("regime", "view", "accuracy", "seeds"))).add_params(picked)]
-    if chosen: marks.insert(0, alt.Chart(pd.DataFrame([dict(row=fold[chosen], word="chosen")])).mark_bar(
+        rows_of(table)
+        .mark_point(size=34, filled=True)
+        .encode(shape=shape, tooltip=tips(table, ("regime", "view", "seed", "accuracy"))),
+        rows_of(mean.round(4))
+        .mark_tick(thickness=2.5, height=15)
+        .encode(tooltip=tips(mean, ("regime", "view", "accuracy", "seeds")))
+        .add_params(picked),
+    ]
+    if chosen: marks.insert(0, alt.Chart(pd.DataFrame([dict(row=fold[chosen], word="chosen")])).mark_rect(
         color="#F1E9D8", cornerRadius=3).encode(x=alt.value(0), x2=alt.value("width"), y=at, tooltip="word:N"))
-    write = lambda regime: ", ".join(f"{r.view} {percent(r.accuracy)}" for r in mean[mean.regime == regime].itertuples())
+    write = lambda regime: ", ".join(
+        f"{r.view} {percent(r.accuracy)}" for r in mean[mean.regime == regime].itertuples()
+    )
     said = "; ".join(f"{n}: {write(n)}" for n in names)
     taken = f" Chosen: {chosen}." if chosen else ""
-    chart = alt.layer(*marks).properties(width=width or room(fold.values()), height=alt.Step(20 * len(views) + 8, **{"for": "position"}))
-    answer = f"{chosen} was chosen: {write(chosen)}" if chosen else f"{names[0]} ends highest: {write(names[0])}"
-    return finish(chart, title or answer, f"Dots for {table.seed.nunique()} seeds and their means, accuracy on validation "
-                  f"faces for {len(names)} regimes. {said}.{taken}")
+    chart = alt.layer(*marks).properties(
+        width=width or room(fold.values()), height=alt.Step(20 * len(views) + 8, **{"for": "position"})
+    )
+    answer = f"Chosen: {chosen} ({write(chosen)})" if chosen else f"{names[0]} ends highest: {write(names[0])}"
+    return finish(
+        chart,
+        title or answer,
+        f"Dots for {table.seed.nunique()} seeds and their means, accuracy on validation "
+        f"faces for {len(names)} regimes. {said}.{taken}",
+    )

@@ -25,23 +25,37 @@ from PIL import Image
 from .. import checks
 from ..core import DataError, atomic, choose
 
-# %% ../../nbs/library/plots/01_theme.ipynb #79edf8cc
+# %% ../../nbs/library/plots/01_theme.ipynb #15fe2e51
 VIEW_COLOURS = {
-    "full": "#E31A1C", "eyes": "#3274A1", "mouth": "#E1812C", "forehead": "#2CA58D", "both": "#5E4B3C", "none": "#BFBFBF",
+    "full": "#E31A1C", "eyes": "#3274A1", "mouth": "#E1812C", "forehead": "#2CA58D", "both": "#5E4B3C",
+    "none": "#BFBFBF",
 }
 CONDITION_COLOURS = {
     "early": "#7B3FA0", "late": "#6B6B6B", "late+equal-clean": "#1F1F1F", "full+equal-updates": "#8C0F22",
     "untrained+late": "#A6A6A6", "late+kd+at": "#0B7285",
 }
 ARM_COLOURS = {
-    "replayed": "#7B3FA0", "equal-clean": "#1F1F1F", "equal-updates": "#8C0F22", "untrained": "#9A9A9A", "window": "#0B7285",
+    "replayed": "#7B3FA0", "equal-clean": "#1F1F1F", "equal-updates": "#8C0F22", "untrained": "#9A9A9A",
+    "window": "#0B7285",
 }
 COLOURS = {**VIEW_COLOURS, **CONDITION_COLOURS, **ARM_COLOURS}
 SHAPES = {
-    "full": "circle", "eyes": "square", "mouth": "triangle-up", "forehead": "diamond", "both": "cross", "none": "stroke",
-    "early": "diamond", "late": "square", "late+equal-clean": "triangle-right", "full+equal-updates": "triangle-left",
-    "untrained+late": "cross", "late+kd+at": "triangle-down",
-    "replayed": "circle", "equal-clean": "triangle-right", "equal-updates": "triangle-left", "untrained": "cross",
+    "full": "circle",
+    "eyes": "square",
+    "mouth": "triangle-up",
+    "forehead": "diamond",
+    "both": "cross",
+    "none": "stroke",
+    "early": "diamond",
+    "late": "square",
+    "late+equal-clean": "triangle-right",
+    "full+equal-updates": "triangle-left",
+    "untrained+late": "cross",
+    "late+kd+at": "triangle-down",
+    "replayed": "circle",
+    "equal-clean": "triangle-right",
+    "equal-updates": "triangle-left",
+    "untrained": "cross",
     "window": "diamond",
 }
 CONDITIONS = (
@@ -52,7 +66,7 @@ PLAIN_COLOURS = ("#0B7285", "#E1812C", "#7B3FA0", "#6B6B6B")  # where a colour o
 PLAIN_SHAPES = ("circle", "square", "triangle-up", "diamond")
 INK, FAINT, GREY = "#222222", "#E6E6E6", "#555555"
 
-# %% ../../nbs/library/plots/01_theme.ipynb #b0ac735d
+# %% ../../nbs/library/plots/01_theme.ipynb #72a1937f
 _SPARE = ("#B2479B", "#4C6A92", "#8A8D1F", "#C46A5A", "#3F8F5F")
 _SPARE_SHAPES = ("triangle-left", "triangle-right", "cross", "triangle-down", "diamond")
 
@@ -66,7 +80,9 @@ def in_order(
 def _scale(names, table, spare):
     names = in_order(names)
     others = [n for n in names if n not in table]
-    return alt.Scale(domain=names, range=[table[n] if n in table else spare[others.index(n) % len(spare)] for n in names])
+    return alt.Scale(
+        domain=names, range=[table[n] if n in table else spare[others.index(n) % len(spare)] for n in names]
+    )
 
 def colour_scale(
     names: Iterable,  # names of conditions or views
@@ -221,7 +237,7 @@ def use_renderer() -> str:  # the name of the renderer that is now active
     alt.renderers.enable("mimetype")
     return alt.renderers.active
 
-# %% ../../nbs/library/plots/01_theme.ipynb #52f5cc8f
+# %% ../../nbs/library/plots/01_theme.ipynb #28204f5e
 WIDTH = 600  # pixels of a whole figure; none may exceed 660
 
 def letters(
@@ -258,23 +274,28 @@ def legend(
     **more,                  # further properties of a legend
 ) -> alt.Legend:             # below the plot, in as many columns as fit
     "A legend that is never wider than the figure."
-    columns = max(1, (WIDTH - 40) // (letters(dict.fromkeys(names)) + 40))
-    return alt.Legend(title=title, orient="bottom", columns=int(columns), **more)
+    columns = max(1, (WIDTH - 40 - letters([title or ""])) // (letters(dict.fromkeys(names)) + 40))
+    if title: more |= dict(titleOrient="left", titleAnchor="middle")
+    return alt.Legend(**dict(title=title, orient="bottom", columns=int(columns)) | more)
 
-# %% ../../nbs/library/plots/01_theme.ipynb #0e246bc2
+# %% ../../nbs/library/plots/01_theme.ipynb #3d925768
 def level_lines(
     levels: Mapping[str, float],  # names and shares
     axis: str = "y",              # "y": level lines named at the right; "x": upright lines named on top
 ) -> list[alt.LayerChart]:        # layers, empty without levels
     "Dashed reference lines with their names and values."
     if not levels: return []
-    table = pd.DataFrame([dict(value=v, name=n, label=f"{n} {percent(v)}") for n, v in levels.items()]).sort_values("value")
+    table = pd.DataFrame([dict(value=v, name=n, label=f"{n} {percent(v)}") for n, v in levels.items()]).sort_values(
+        "value"
+    )
     words = dict(align="left", color=GREY, fontSize=11)
     if axis == "y": table["at"] = _apart(table.value.tolist(), .055)
     base = alt.Chart(rounded(table)).encode(tooltip=[alt.Tooltip("name:N"), alt.Tooltip("value:Q", format=".1%")])
     rule = base.mark_rule(strokeDash=[4, 3], color=GREY)
     if axis == "x":
-        name = base.mark_text(**words, dx=-2, dy=-4, baseline="bottom").encode(x="value:Q", y=alt.value(0), text="label:N")
+        name = base.mark_text(**words, dx=-2, dy=-4, baseline="bottom").encode(
+            x="value:Q", y=alt.value(0), text="label:N"
+        )
         return [rule.encode(x="value:Q"), name]
     name = base.mark_text(**words, dx=5, baseline="middle").encode(x=alt.value("width"), y="at:Q", text="label:N")
     return [rule.encode(y="value:Q"), name]
