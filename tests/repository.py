@@ -1,5 +1,7 @@
 "What the tests of the tree read: the repository's notebooks and modules"
-import ast, json, re
+import ast
+import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -7,9 +9,9 @@ NBS = ROOT / "nbs"
 PACKAGE = ROOT / "facecp_nb"
 CHART = re.compile(r"application/vnd\.vegalite\.v\d+\+json")
 
-def notebooks(folder: str = "") -> list[Path]:
-    "The notebooks below nbs/`folder`, in order; those whose name or folder starts with `_` or `.` are not part of the course."
-    found = sorted((NBS / folder).rglob("*.ipynb"))
+def notebooks(folder: str = "", recursive: bool = True) -> list[Path]:
+    "The notebooks below nbs/`folder`, in order; a name or folder that starts with `_` or `.` is not of the course."
+    found = sorted((NBS / folder).rglob("*.ipynb") if recursive else (NBS / folder).glob("*.ipynb"))
     return [f for f in found if not any(part[0] in "._" for part in f.relative_to(NBS).parts)]
 
 def name(path: Path) -> str:
@@ -34,6 +36,45 @@ def python(cell: dict) -> str:
 
 def parsed(cell: dict) -> list[ast.stmt]:
     return ast.parse(python(cell)).body
+
+def modules() -> list[Path]:
+    "The modules of the package, in the order of their paths; `_modidx` is nbdev's own."
+    return sorted(p for p in PACKAGE.rglob("*.py") if p.name == "__init__.py" or p.name[0] != "_")
+
+def dotted(path: Path) -> str:
+    "A module's name inside the package: `data.images`, `data` for the face of data, `` for the package itself."
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(p for p in parts if p != "__init__")
+
+
+# --- exercises -------------------------------------------------------------------------------------------------------
+
+PARTS = "exercise", "check", "solution"
+FENCE = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+FOLDED = re.compile(r"<details>(.*?)</details>", re.S)
+WRONG = re.compile(r"<!-- wrong\b(.*?)-->", re.S)
+
+def exercises(nb: dict) -> list[dict[str, dict]]:
+    "The exercises of a notebook: a cell tagged `exercise` (the stub) opens one; `check` and `solution` follow."
+    found = []
+    for cell in nb["cells"]:
+        kind = next((k for k in PARTS if k in tags(cell)), None)
+        if kind == "exercise": found.append({})
+        if kind and found: found[-1][kind] = cell
+    return found
+
+def solution(cell: dict) -> str | None:
+    "The Python that is folded away in a solution cell, or None."
+    folded = FOLDED.search(source(cell))
+    fenced = folded and FENCE.search(folded[1])
+    return fenced[1] if fenced else None
+
+def wrong_answers(cell: dict) -> list[str]:
+    "The wrong answers that a solution cell keeps in comments, for the tests alone."
+    return [fenced for comment in WRONG.findall(source(cell)) for fenced in FENCE.findall(comment)]
+
+
+# --- what a reader sees ----------------------------------------------------------------------------------------------
 
 def charts(nb: dict) -> list[dict]:
     "The Vega-Lite specs stored in the outputs of `nb`."

@@ -1,9 +1,12 @@
 "The command line: quick to answer, strict about what it is asked, one sentence when it refuses"
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,11 +67,87 @@ def test_refusals_are_one_sentence_and_exit_2(words, says, facecp):
     assert code == 2 and says in err and "Traceback" not in err and out == "", err
 
 
+@pytest.mark.slow
 def test_a_refusal_inside_the_chapter_is_one_sentence_too(facecp):
     code, _, err = facecp("run", "00", "--profile", "smoke", "--param", "early=80%")
     assert code == 2 and "must come before the late one" in err and "Traceback" not in err, err
 
 
+# --- chapters that are made up ---------------------------------------------------------------------------------------
+
+PARAMETERS = 'profile = "quick"\nseed = 0\ndata = "rendered"\nout = None'
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    "A function that writes a checkout whose chapter 00 holds the given cell, and makes it the working folder."
+    def write(cell: str) -> Path:
+        parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        chapter = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(cell)])
+        chapter.metadata.kernelspec = dict(name="python3", language="python", display_name="python3")
+        (tmp_path / "nbs" / "chapters").mkdir(parents=True)
+        (tmp_path / "settings.ini").touch()
+        nbformat.write(chapter, tmp_path / "nbs" / "chapters" / "00_made_up.ipynb")
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+    return write
+
+
+@pytest.mark.slow
+def test_twenty_kernels_end_without_a_word(checkout, store, monkeypatch, capfd):
+    "Whatever the threads of a dying kernel say to their own standard error, the reader sees one sentence."
+    from facecp_nb import cli
+    noisy = "import atexit, os; atexit.register(os.write, 2, b'zmq.error.ZMQError')\n"
+    place = checkout(f"{noisy}from facecp_nb.core import ConfigError\nraise ConfigError('no')")
+    for _ in range(20):
+        monkeypatch.setattr(sys, "argv", ["facecp", "run", "--out", str(place / "out")])
+        with pytest.raises(SystemExit): cli.main()
+        out, err = capfd.readouterr()
+        assert out == "" and [line for line in err.splitlines() if line.strip()][1:] == ["facecp: no"], err
+
+
+def test_a_kernel_that_dies_is_told_in_a_sentence(checkout, facecp, monkeypatch):
+    place = checkout("import os; os._exit(1)")
+    monkeypatch.chdir(place)
+    code, _, err = facecp("run", "--out", "out")
+    assert code == 2 and "kernel ended without a result" in err and "Traceback" not in err, err
+
+
+def alive(pid: int) -> bool:
+    "Whether the process runs; one that has ended and waits for its parent does not."
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_control_c_says_what_is_kept_and_ends_the_kernel(checkout, store):
+    place = checkout("import os, pathlib, time\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(120)")
+    said = place / "said"
+    with open(said, "w") as log:
+        command = [sys.executable, "-c", "from facecp_nb.cli import main; main()", "run"]
+        program = subprocess.Popen(command, cwd=place, stderr=log, stdout=log)
+    pid = place / "nbs" / "chapters" / "pid"
+    wait_for(lambda: pid.exists() and pid.read_text(), 30)
+    program.send_signal(signal.SIGINT)
+    assert program.wait(20) == 130
+    lines = [line for line in said.read_text().splitlines() if line.strip()]
+    assert len(lines) == 2 and "stopped" in lines[1] and str(store) in lines[1], lines
+    wait_for(lambda: not alive(int(pid.read_text())), 10)
+
+
+def wait_for(condition, seconds: float):
+    "Wait until `condition()` is true."
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
+        time.sleep(.1)
+
+
+def test_workers_take_the_gpus_in_turn():
+    from facecp_nb.cli import own_device
+    assert [own_device(["3", "5"], worker) for worker in range(3)] == ["3", "5", "3"]
+    assert own_device([], 0) is None
+
+
+@pytest.mark.slow
 def test_the_main_job_prints_one_json_object(facecp, tmp_path):
     words = "run", "--profile", "smoke", "--json", "--out", str(tmp_path / "out")
     code, out, err = facecp(*words)

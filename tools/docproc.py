@@ -47,10 +47,11 @@ class site_callouts(Processor):
         if cell.cell_type == "markdown": cell.source = self.quote.sub(self.callout, cell.source)
 
 class site_solutions(Processor):
-    "Fold the solutions of exercises away."
+    "Keep the solutions of exercises folded, and leave out the wrong answers that the tests try."
+    wrong = re.compile(r"<!-- wrong\b.*?-->\n*", re.S)
+
     def cell(self, cell):
-        if cell.cell_type == "code" and "solution" in cell.metadata.get("tags", []):
-            cell.source = '#| code-fold: true\n#| code-summary: "A solution"\n' + cell.source
+        if "solution" in cell.metadata.get("tags", []): cell.source = self.wrong.sub("", cell.source)
 
 class site_outputs(Processor):
     "Give each chart a place that the site's own vega.js fills; say where a control stands that needs a kernel."
