@@ -291,6 +291,13 @@ def test_held_out_values_that_cannot_be(held_out, error):
         data.assign_splits(table(), held_out=held_out)
 
 
+@pytest.mark.parametrize("held_out", [["p1", "p4"], ("p1", "p4"), {"p1", "p4"}, np.array(["p1", "p4"]), pd.Index(["p1", "p4"])])
+def test_people_may_be_held_out_by_name(held_out):
+    done = data.assign_splits(table(), held_out=held_out)
+    assert set(done.loc[done["split"] == "verification", "person"]) == {"p1", "p4"}
+    assert data.assign_splits(table(), held_out=np.int64(2))["split"].eq("verification").sum() == 16
+
+
 def test_majority_of_uneven_people():
     people = ["a"] * 6 + ["b"] * 3 + ["a"] * 3 + ["b"] * 1
     assert data.majority(pd.DataFrame(dict(person=people, split=["train"] * 9 + ["test"] * 4))) == .75

@@ -70,7 +70,7 @@ class Mtcnn:
         answers = _mtcnn(self.min_face, device()).detect(images, landmarks=True)
         return [_one_array(*answer) for answer in zip(*answers)]
 
-# %% ../../nbs/library/data/04_detection.ipynb #7f2f3e66
+# %% ../../nbs/library/data/04_detection.ipynb #f747b254
 _MACHINE = re.compile(r"\b(cuda|cudnn|cublas|hip|nccl|memory|device)", re.I)
 
 def _is_machine(error):
@@ -91,7 +91,7 @@ def find_faces(
     "Find faces, picture by picture where a batch fails. `FaceCPError` if the machine fails."
     detector = detector or Mtcnn()
     try: answers = detector(images)
-    except FaceCPError: raise
+    except (ConfigError, StoreError): raise  # a wrong setting is no picture's fault either
     except (RuntimeError, IndexError, ValueError) as e:
         if _is_machine(e):
             raise FaceCPError(f"Finding faces failed on the device {device()!r} ({type(e).__name__}: {str(e)[:200]}). "

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['REQUIRED', 'problems', 'validate', 'assign_splits', 'majority']
 
-# %% ../../nbs/library/data/02_records.ipynb #87add2c3
+# %% ../../nbs/library/data/02_records.ipynb #0c70d04f
 import hashlib
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,7 @@ def validate(
         more = f"; and {len(found) - 3} more problems" if len(found) > 3 else ""
         raise DataError(f"{what} is not usable: {'; '.join(found[:3])}{more}.")
 
-# %% ../../nbs/library/data/02_records.ipynb #667b96e5
+# %% ../../nbs/library/data/02_records.ipynb #dda15d6a
 def _rank(names):
     "`names` in the order of their SHA-256 digests; accents count the same however a file system spells them."
     return sorted(names, key=lambda n: hashlib.sha256(unicodedata.normalize("NFC", n).encode()).hexdigest())
@@ -119,7 +120,7 @@ def _shares(n):
 def _held_out(people, wanted):
     "The people kept for verification, from None, a number or a list of names."
     if wanted is None: wanted = min(10, len(people) // 5)
-    if isinstance(wanted, (str, list, tuple, set)):
+    if isinstance(wanted, Iterable):
         wanted = [wanted] if isinstance(wanted, str) else list(wanted)
         return [choose(person, people, "held_out") for person in wanted]
     most = max(len(people) - 2, 0)  # two are left to tell apart
