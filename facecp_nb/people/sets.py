@@ -32,11 +32,8 @@ from .person import BANDS, FACTORS, GROUPS, Person, Scene, at_age, person, scene
 POINT_COLUMNS = tuple(f"point_{i:02d}_{axis}" for i in range(68) for axis in "xy")
 TRUTHS = ("parts_png", "depth_png")
 _MODES = {"parts_png": ("L",), "depth_png": ("I;16", "I")}
-_NEAREST, _DEPTH_STEP = (
-    60.,
-    .002,
-)  # the depth in a file counts steps of .002 cm from 60 cm before the face; 0 is background
-
+# the depth in a file counts steps of .002 cm from 60 cm before the face; 0 is background
+_NEAREST, _DEPTH_STEP = 60., .002
 
 def _file(array, kind, **options):
     held = io.BytesIO()
