@@ -259,9 +259,9 @@ def _face(p, col):
 
 def paint_pixels(
     p: SimpleNamespace,  # the table of P pixels
-    scenes: list,  # those that `p.picture` points to
-) -> tuple:  # linear colours (P,3); shares (P,) of brow, lip, hair and cloth by name; the hair's strands (P,)
-    "All paint, in order."
+    scenes: list,        # those that `p.picture` points to
+) -> tuple:              # (P,3), a dict of (P,), and (P,)
+    "Linear colours; how much of each pixel is brow, lip, hair and cloth; the hair's strands."
     p.own_hair = _hair_colour(.6 * p.of("hair", "light") ** 1.5, .4 + .6 * p.of("hair", "red"), .6 * p.grey)
     col, brow, lip = torch.zeros_like(p.address), torch.zeros_like(p.x), torch.zeros_like(p.x)
     # paint is made only where it can be seen: the face on the face, the eyes on the eyes

@@ -32,11 +32,8 @@ from .person import BANDS, FACTORS, GROUPS, Person, Scene, at_age, person, scene
 POINT_COLUMNS = tuple(f"point_{i:02d}_{axis}" for i in range(68) for axis in "xy")
 TRUTHS = ("parts_png", "depth_png")
 _MODES = {"parts_png": ("L",), "depth_png": ("I;16", "I")}
-_NEAREST, _DEPTH_STEP = (
-    60.,
-    .002,
-)  # the depth in a file counts steps of .002 cm from 60 cm before the face; 0 is background
-
+# the depth in a file counts steps of .002 cm from 60 cm before the face; 0 is background
+_NEAREST, _DEPTH_STEP = 60., .002
 
 def _file(array, kind, **options):
     held = io.BytesIO()
@@ -210,7 +207,13 @@ def _check_free(path, format):
 
 # %% ../../nbs/library/people/07_sets.ipynb #6effc9b6
 # least and greatest of the whole numbers of a set
-_LIMITS = {"n": (1, 100_000), "per_person": (1, 10_000), "size": (16, 1024), "seed": (0, 2**62), "workers": (1, 256)}
+_LIMITS = {
+    "people": (1, 100_000),
+    "per_person": (1, 10_000),
+    "size": (16, 1024),
+    "seed": (0, 2**62),
+    "workers": (1, 256),
+}
 
 def _count_held_out(n, held_out):
     "How many of `n` people are kept for verification; two must remain."
@@ -242,9 +245,9 @@ def make_set(
 ) -> pd.DataFrame:                # face records with their splits; held out are the first by the hash of their names
     """A whole set with its splits, one person at a time; an interrupted call with `out` goes on where it was.
     `ConfigError` for numbers that make no set, before anything is drawn."""
-    numbers = dict(n=n, per_person=per_person, size=size, seed=seed, workers=workers)
+    numbers = dict(people=n, per_person=per_person, size=size, seed=seed, workers=workers)
     numbers = {what: checks.whole(what, value, *_LIMITS[what]) for what, value in numbers.items()}
-    n, workers = numbers.pop("n"), numbers.pop("workers")
+    n, workers = numbers.pop("people"), numbers.pop("workers")
     held_out = _count_held_out(n, held_out)
     options = numbers | dict(bands=_chosen(bands, BANDS, "bands"), truth=_chosen(truth, TRUTHS, "truth"))
     need_renderer()

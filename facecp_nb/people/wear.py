@@ -324,11 +324,9 @@ def _curtain(skin, thick, length, wave):
 
 def grow_hair(
     skin: torch.Tensor,  # (B,N,3), expressive heads, cm
-    scenes: list,  # B of them
-) -> tuple[
-    torch.Tensor, torch.Tensor
-]:  # (B,M,3) vertices of shell and curtain; (B,n) heights of all above the hairline, cm
-    "The hair of every scene's style on every head."
+    scenes: list,        # B of them
+) -> tuple:              # (B,M,3) and (B,n), cm
+    "Vertices of hair shell and curtain, and heights of all vertices above the hairline."
     head, mesh = mean_head(), whole_mesh()
     style, wave = torch.tensor([_CUTS[s.hair_style] for s in scenes]), factor(scenes, "hair_wave")[:, None]
     thick, length, lowered = style[:, :1], style[:, 1, None, None], style[:, 2:]
