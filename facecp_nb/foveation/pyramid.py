@@ -120,7 +120,7 @@ def _blurred(x, rows, columns, box):
     down_x, up_x, at_x = _cut(columns, *box[2:])
     return _apply(up_y, _apply(down_y, x[at_y, ..., at_x], down_x), up_x)
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #642ea225
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #9cc01520
 class _Acuity(NamedTuple):
     "The constants of the fall of resolution, as in `foveate`, checked."
     sigma: float
@@ -148,6 +148,10 @@ def _working(images):
     "The precision to compute in: float64 for float64, else float32 (half precision cannot hold eighths of 255)."
     return torch.float64 if images.dtype == torch.float64 else torch.float32
 
+def _precise(numbers):
+    "`numbers` in float64 if they are, else in float32."
+    return numbers if numbers.dtype == torch.float64 else numbers.float()
+
 def _rows_first(images):
     "(B,C,H,W) -> (H,C,B,W) in working precision."
     return images.permute(2, 1, 0, 3).to(_working(images), memory_format=torch.contiguous_format, copy=True)
@@ -170,18 +174,23 @@ def blur_levels(
     full = [x] + [_blurred(x, rows, columns, (0, height, 0, width)) for rows, columns in zip(*ladders)]
     return torch.stack(full).permute(0, 3, 2, 1, 4)
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #dcda17ab
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #157ada8f
 def _half_height(level, acuity):
     "The resolution at which level `level` passes one half: omega, not yet clipped to 1."
     return acuity.sigma * 2. ** (3 - level) * math.sqrt(math.log(2) / acuity.k)
+
+def _whole_log2(x):
+    "The whole part of log2 of each `x` >= 1 (float32 or float64), read from the bits that hold a float's exponent."
+    kind, shift, bias = (torch.int32, 23, 127) if x.dtype == torch.float32 else (torch.int64, 52, 1023)
+    return (x.view(kind) >> shift).sub_(bias)
 
 def _levels_at(distance, acuity):
     "The level with decimals at each `distance` in pixels; `distance` is overwritten."
     last, omega = acuity.levels - 2, _half_height(1, acuity)
     if last < 0: return distance.fill_(1)
-    u = distance.mul_(omega / (acuity.alpha * acuity.p)).add_(omega).log2_().relu_()  # log2(omega_1 / R)
-    pair = u.floor().clamp_(max=last)
-    t = u.sub_(pair).mul_(-2).exp2_().neg_().exp2_()
+    v = distance.mul_(omega / (acuity.alpha * acuity.p)).add_(omega).clamp_(min=1)  # omega_1 / R
+    pair = _whole_log2(v).clamp_(max=last).to(v.dtype)
+    t = pair.exp2().div_(v).square_().neg_().exp2_()
     t_next = t.square().square_()
     if float(pair.max()) == last: t_next.masked_fill_(pair == last, 0)
     b = (.5 - t_next).div_(t.sub_(t_next).add_(1e-5))
@@ -204,7 +213,7 @@ def distance_map(
         nearest = d if nearest is None else torch.minimum(nearest, d, out=d)
     return nearest.sqrt_().transpose(0, 1)
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #6b95040a
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #3d3c78d5
 def _check_fixations(fixations, batch):
     "Fixations (B,K,2) as floating point, each sample with a finite one; `DataError` naming the sample otherwise."
     checks.tensor("fixations", fixations, f"{batch} K 2")
@@ -215,7 +224,7 @@ def _check_fixations(fixations, batch):
     if (endless := fixations.isinf().flatten(1).any(1)).any():
         sample = int(endless.nonzero()[0])
         raise DataError(f"Sample {sample} has an infinite fixation; write NaN for a point that is not there.")
-    return fixations if fixations.is_floating_point() else fixations.float()
+    return _precise(fixations.detach())
 
 def level_map(
     fixations: Tensor,   # (B,K,2) x, y in pixels; rows with NaN are ignored
@@ -233,7 +242,7 @@ def level_map(
     points = _check_fixations(fixations, "B")
     return _levels_at(distance_map(points, height, width), acuity)
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #d7c7d7e4
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #28a84c49
 def level_at(
     distance: Tensor,    # pixels from the nearest fixation, any shape
     *,
@@ -245,8 +254,7 @@ def level_at(
 ) -> Tensor:             # same shape
     "The level, with decimals, at each distance from a fixation."
     acuity = _acuity(levels, sigma=sigma, p=p, k=k, alpha=alpha)
-    distance = torch.as_tensor(distance)
-    return _levels_at(distance.clone() if distance.is_floating_point() else distance.float(), acuity)
+    return _levels_at(_precise(torch.as_tensor(distance)).clone(), acuity)
 
 # %% ../../nbs/library/foveation/01_pyramid.ipynb #f2022336
 def _reach(level, acuity):
@@ -327,9 +335,9 @@ def _foveate(x, fixations, acuity, pyramid):
         _lay(out, _sharper(x, level, box, rows, columns, whole), level + 1 - at[y0:y1, ..., x0:x1], box)
     return out
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #7cf5b7db
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #86a140eb
 _STEP = 2. ** -10     # of a grey level: results are rounded to it before they are floored
-_CPU_PIXELS = 2**17   # in one portion on a CPU: some 1.5 MB of float32
+_CPU_PIXELS = 2**18   # in one portion on a CPU: some 3 MB of float32
 _GPU_PIXELS = 2**24   # in one portion on a GPU: some 1.5 GB while working
 
 def _finish(x, dtype):
