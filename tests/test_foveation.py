@@ -11,8 +11,8 @@ from facecp_nb import foveation
 from facecp_nb.core import BOX_COLUMNS, LANDMARK_COLUMNS, ConfigError, DataError
 from facecp_nb.data import FaceSet, crop
 from facecp_nb.foveation import (
-    PYRAMIDS, VIEWS, add_view, blur_levels, false_energy, fixations, foveate, ghosts, level_at, level_map, look,
-    ratio_interval, see, transfer, view_fingerprint,
+    PYRAMIDS, VIEWS, add_view, blur_levels, false_energy, fixations, foveate, ghosts, left_ratio, level_at, level_map,
+    look, see, transfer, view_fingerprint,
 )
 from facecp_nb.foveation import pyramid as pyramid_module
 
@@ -476,14 +476,14 @@ def test_the_ratio_and_its_interval():
     labels = torch.arange(20).repeat_interleave(8)
     people = torch.randn(20, 200, generator=generator)
     full = 10 * people[labels] + torch.randn(160, 200, generator=generator)
-    same, half = ratio_interval(full, full, labels), ratio_interval(full / 2, full, labels)
+    same, half = left_ratio(full, full, labels), left_ratio(full / 2, full, labels)
     assert (same["ratio"], same["low"], same["high"]) == pytest.approx((1, 1, 1))
     assert half["ratio"] == pytest.approx(.5) and half["high"] - half["low"] < 1e-6
     between = foveation.between_people(full + 5 * torch.randn(160, 200, generator=generator), labels)
     assert between == pytest.approx(foveation.between_people(full, labels), rel=.1)
-    gone = ratio_interval(torch.randn(160, 200, generator=generator), full, labels)
+    gone = left_ratio(torch.randn(160, 200, generator=generator), full, labels)
     assert gone["low"] == 0 and gone["ratio"] <= gone["high"] < .1
-    with pytest.raises(DataError, match="three people"): ratio_interval(full[:16], full[:16], labels[:16])
+    with pytest.raises(DataError, match="three people"): left_ratio(full[:16], full[:16], labels[:16])
 
 def test_part_boxes():
     eyes, mouth = (foveation.part_boxes(LANDMARKS, part)[0].tolist() for part in ("eyes", "mouth"))

@@ -100,9 +100,9 @@ def _axis(n, levels, sigma, pyramid, dtype, device):
         return [_Level(*(torch.tensor(m, dtype=dtype, device=device) for m in three), _span(three[0]), _span(three[1]))
                 for three in made]
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #d3cd1492
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #f08aa495
 def _apply(on_rows, x, on_columns):
-    "One matrix on the rows and one on the columns of `x` (H,B,C,W), rows first if that is the way down."
+    "One matrix on the rows and one on the columns of `x` (H,C,B,W), rows first if that is the way down."
     if len(on_rows) < len(x):
         return (on_rows @ x.reshape(len(x), -1)).view(len(on_rows), *x.shape[1:]) @ on_columns.T
     x = x @ on_columns.T
@@ -115,12 +115,12 @@ def _cut(level, a, b):
     return level.down[s:e, first:last], level.up[a:b, s:e], slice(first, last)
 
 def _blurred(x, rows, columns, box):
-    "One level of `x` (H,B,C,W) at full size, inside `box` = (y0, y1, x0, x1) only."
+    "One level of `x` (H,C,B,W) at full size, inside `box` = (y0, y1, x0, x1) only."
     down_y, up_y, at_y = _cut(rows, *box[:2])
     down_x, up_x, at_x = _cut(columns, *box[2:])
     return _apply(up_y, _apply(down_y, x[at_y, ..., at_x], down_x), up_x)
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #f1f04394
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #9cc01520
 class _Acuity(NamedTuple):
     "The constants of the fall of resolution, as in `foveate`, checked."
     sigma: float
@@ -148,11 +148,15 @@ def _working(images):
     "The precision to compute in: float64 for float64, else float32 (half precision cannot hold eighths of 255)."
     return torch.float64 if images.dtype == torch.float64 else torch.float32
 
-def _rows_first(images):
-    "(B,C,H,W) -> (H,B,C,W) in working precision."
-    return images.permute(2, 0, 1, 3).to(_working(images), memory_format=torch.contiguous_format, copy=True)
+def _precise(numbers):
+    "`numbers` in float64 if they are, else in float32."
+    return numbers if numbers.dtype == torch.float64 else numbers.float()
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #7a7589f8
+def _rows_first(images):
+    "(B,C,H,W) -> (H,C,B,W) in working precision."
+    return images.permute(2, 1, 0, 3).to(_working(images), memory_format=torch.contiguous_format, copy=True)
+
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #fd45bc0f
 def blur_levels(
     images: Tensor,              # (B,C,H,W) uint8 or floating point
     *,
@@ -168,20 +172,25 @@ def blur_levels(
     x = _rows_first(images)
     ladders = [_axis(n, acuity.levels, acuity.sigma, pyramid, x.dtype, x.device) for n in (height, width)]
     full = [x] + [_blurred(x, rows, columns, (0, height, 0, width)) for rows, columns in zip(*ladders)]
-    return torch.stack(full).permute(0, 2, 3, 1, 4)
+    return torch.stack(full).permute(0, 3, 2, 1, 4)
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #dcda17ab
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #157ada8f
 def _half_height(level, acuity):
     "The resolution at which level `level` passes one half: omega, not yet clipped to 1."
     return acuity.sigma * 2. ** (3 - level) * math.sqrt(math.log(2) / acuity.k)
+
+def _whole_log2(x):
+    "The whole part of log2 of each `x` >= 1 (float32 or float64), read from the bits that hold a float's exponent."
+    kind, shift, bias = (torch.int32, 23, 127) if x.dtype == torch.float32 else (torch.int64, 52, 1023)
+    return (x.view(kind) >> shift).sub_(bias)
 
 def _levels_at(distance, acuity):
     "The level with decimals at each `distance` in pixels; `distance` is overwritten."
     last, omega = acuity.levels - 2, _half_height(1, acuity)
     if last < 0: return distance.fill_(1)
-    u = distance.mul_(omega / (acuity.alpha * acuity.p)).add_(omega).log2_().relu_()  # log2(omega_1 / R)
-    pair = u.floor().clamp_(max=last)
-    t = u.sub_(pair).mul_(-2).exp2_().neg_().exp2_()
+    v = distance.mul_(omega / (acuity.alpha * acuity.p)).add_(omega).clamp_(min=1)  # omega_1 / R
+    pair = _whole_log2(v).clamp_(max=last).to(v.dtype)
+    t = pair.exp2().div_(v).square_().neg_().exp2_()
     t_next = t.square().square_()
     if float(pair.max()) == last: t_next.masked_fill_(pair == last, 0)
     b = (.5 - t_next).div_(t.sub_(t_next).add_(1e-5))
@@ -204,7 +213,7 @@ def distance_map(
         nearest = d if nearest is None else torch.minimum(nearest, d, out=d)
     return nearest.sqrt_().transpose(0, 1)
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #6b95040a
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #3d3c78d5
 def _check_fixations(fixations, batch):
     "Fixations (B,K,2) as floating point, each sample with a finite one; `DataError` naming the sample otherwise."
     checks.tensor("fixations", fixations, f"{batch} K 2")
@@ -215,7 +224,7 @@ def _check_fixations(fixations, batch):
     if (endless := fixations.isinf().flatten(1).any(1)).any():
         sample = int(endless.nonzero()[0])
         raise DataError(f"Sample {sample} has an infinite fixation; write NaN for a point that is not there.")
-    return fixations if fixations.is_floating_point() else fixations.float()
+    return _precise(fixations.detach())
 
 def level_map(
     fixations: Tensor,   # (B,K,2) x, y in pixels; rows with NaN are ignored
@@ -233,7 +242,7 @@ def level_map(
     points = _check_fixations(fixations, "B")
     return _levels_at(distance_map(points, height, width), acuity)
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #d7c7d7e4
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #28a84c49
 def level_at(
     distance: Tensor,    # pixels from the nearest fixation, any shape
     *,
@@ -245,13 +254,12 @@ def level_at(
 ) -> Tensor:             # same shape
     "The level, with decimals, at each distance from a fixation."
     acuity = _acuity(levels, sigma=sigma, p=p, k=k, alpha=alpha)
-    distance = torch.as_tensor(distance)
-    return _levels_at(distance.clone() if distance.is_floating_point() else distance.float(), acuity)
+    return _levels_at(_precise(torch.as_tensor(distance)).clone(), acuity)
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #3791f502
-def _reach(level, top, acuity):
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #f2022336
+def _reach(level, acuity):
     "Pixels from a fixation within which `level` has weight: the next one takes over where R falls to its omega."
-    if level >= top or level + 1 >= acuity.levels: return math.inf
+    if level + 1 >= acuity.levels: return math.inf
     return acuity.p * acuity.alpha * (1 / _half_height(level + 1, acuity) - 1)
 
 def _extent(fixations):
@@ -270,11 +278,11 @@ def _box(extent, reach, height, width):
     return (clip(y0 - reach - 1, height), clip(y1 + reach + 2, height),
             clip(x0 - reach - 1, width), clip(x1 + reach + 2, width))
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #1b4d6070
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #d982383a
 _WHOLE = .25  # share of the picture from which on a level is computed whole
 
 def _shrink(x, row, column, size=8):
-    "`x` (H,B,C,W) at one level, `size` rows of the result at a time: each needs few rows of `x`."
+    "`x` (H,C,B,W) at one level, `size` rows of the result at a time: each needs few rows of `x`."
     flat, parts = x.view(len(x), -1), []
     for a in range(0, len(row.down), size):
         span = row.down_span[a:a + size]
@@ -287,47 +295,58 @@ def _whole(x, rows, columns, top, acuity):
     small, out, enough = None, {}, _WHOLE * len(x) * x.shape[-1]
     for level, row, column in zip(range(2, top + 1), rows, columns):
         if small is not None: small = _apply(row.step, small, column.step)
-        elif (2 * _reach(level, acuity.levels, acuity))**2 > enough: small = _shrink(x, row, column)
+        elif (2 * _reach(level, acuity))**2 > enough: small = _shrink(x, row, column)
         if small is not None: out[level] = small
     return out
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #1dc0ae40
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #da2f89fe
 def _sharper(x, level, box, rows, columns, whole):
-    "Level `level` of `x` (H,B,C,W) inside `box`."
+    "Level `level` of `x` (H,C,B,W) inside `box`."
     y0, y1, x0, x1 = box
     if level == 1: return x[y0:y1, ..., x0:x1]
     row, column = rows[level - 2], columns[level - 2]
     if level in whole: return _apply(row.up[y0:y1], whole[level], column.up[x0:x1])
     return _blurred(x, row, column, box)
 
+def _lay(out, over, share, box):
+    "Inside `box`, `out` becomes `share` parts of `over` (0 to 1, clipped here)."
+    y0, y1, x0, x1 = box
+    under = out[y0:y1, ..., x0:x1]
+    under.lerp_(over, share.clamp_(0, 1).expand_as(under))
+
 def _foveate(x, fixations, acuity, pyramid):
-    "`foveate` for one batch (H,B,C,W) in working precision, not yet floored."
+    "`foveate` for one batch (H,C,B,W) in working precision, not yet floored."
     height, width = len(x), x.shape[-1]
     rows, columns = (_axis(n, acuity.levels, acuity.sigma, pyramid, x.dtype, x.device) for n in (height, width))
-    at = _levels_at(distance_map(fixations, height, width).transpose(0, 1), acuity)[:, :, None]
-    top, extent, out = math.ceil(float(at.max())), _extent(fixations), None
+    at = _levels_at(distance_map(fixations, height, width).transpose(0, 1), acuity)[:, None]
+    farthest, extent = at.amax((1, 2, 3)).tolist(), _extent(fixations)
+    top = math.ceil(max(farthest))
+    if top == 1: return x
     whole = _whole(x, rows, columns, top, acuity)
-    for level in range(top, 0, -1):
-        box = y0, y1, x0, x1 = _box(extent, _reach(level, top, acuity), height, width)
+    # the coarsest level is wanted in a few rows only, so the one before goes first
+    out = _sharper(x, top - 1, (0, height, 0, width), rows, columns, whole)
+    if top == 2: out = out.clone()
+    wanted = [y for y, level in enumerate(farthest) if level > top - 1]
+    box = y0, y1, _, _ = wanted[0], wanted[-1] + 1, 0, width
+    _lay(out, _sharper(x, top, box, rows, columns, whole), at[y0:y1] - (top - 1), box)
+    for level in range(top - 2, 0, -1):
+        box = y0, y1, x0, x1 = _box(extent, _reach(level, acuity), height, width)
         if y0 >= y1 or x0 >= x1: continue
-        sharper = _sharper(x, level, box, rows, columns, whole)
-        if out is None: out = sharper.clone() if level == 1 else sharper; continue
-        under = out[y0:y1, ..., x0:x1]
-        under.lerp_(sharper, (level + 1 - at[y0:y1, ..., x0:x1]).clamp_(0, 1).expand_as(under))
+        _lay(out, _sharper(x, level, box, rows, columns, whole), level + 1 - at[y0:y1, ..., x0:x1], box)
     return out
 
-# %% ../../nbs/library/foveation/01_pyramid.ipynb #99f5c06c
+# %% ../../nbs/library/foveation/01_pyramid.ipynb #86a140eb
 _STEP = 2. ** -10     # of a grey level: results are rounded to it before they are floored
-_CPU_PIXELS = 2**17   # in one portion on a CPU: some 1.5 MB of float32
+_CPU_PIXELS = 2**18   # in one portion on a CPU: some 3 MB of float32
 _GPU_PIXELS = 2**24   # in one portion on a GPU: some 1.5 GB while working
 
 def _finish(x, dtype):
-    "(H,B,C,W) in working precision -> (B,C,H,W): uint8 floored, else rounded to `_STEP` (gradients pass through)."
+    "(H,C,B,W) in working precision -> (B,C,H,W): uint8 floored, else rounded to `_STEP` (gradients pass through)."
     if dtype == torch.uint8:
         # by way of int32, which processors can do many at a time
         x = x.add_(_STEP / 2).clamp_(0, 255).to(torch.int32).to(torch.uint8)
     else: x = x + ((x / _STEP).round() * _STEP - x).detach()
-    return x.permute(1, 2, 0, 3)
+    return x.permute(2, 1, 0, 3)
 
 def _portion(images):
     "How many of the images go at once."
