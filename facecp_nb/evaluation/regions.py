@@ -62,23 +62,22 @@ def _corners(boxes) -> np.ndarray:
     if empty.any(): raise DataError(f"box {empty.argmax()} is empty: x1 and y1 must exceed x0 and y0.")
     return corners
 
-def _resized(heatmaps, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
-    "An array (B,H,W) as one map per box, bilinear where the size differs."
-    stack = torch.as_tensor(heatmaps).detach().cpu()
-    if stack.ndim != 3:
-        raise DataError(f"heat maps have shape {tuple(stack.shape)}: give (B,H,W) or a list of (h,w) maps.")
-    return [heat.numpy() if heat.shape == size else
-            F.interpolate(heat[None, None].double(), size, mode="bilinear")[0, 0].numpy()
-            for heat, size in zip(stack, sizes)]
+def _resized(heat: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    "One (H,W) map in the given size, bilinear where it differs."
+    if heat.shape == size: return heat.numpy()
+    return F.interpolate(heat[None, None].double(), size, mode="bilinear")[0, 0].numpy()
 
 def _box_maps(heatmaps, boxes: np.ndarray) -> list[np.ndarray]:
     "One map per box, of the box's size: lists must fit, arrays (B,H,W) are resized."
     sizes = [(y1 - y0, x1 - x0) for x0, y0, x1, y1 in boxes.tolist()]
+    listed = isinstance(heatmaps, (list, tuple))
+    if not listed: heatmaps = torch.as_tensor(heatmaps).detach().cpu()
+    if not listed and heatmaps.ndim != 3:
+        raise DataError(f"heat maps have shape {tuple(heatmaps.shape)}: give (B,H,W) or a list of (h,w) maps.")
     if len(heatmaps) != len(boxes):
         raise DataError(f"{len(heatmaps)} heat maps meet {len(boxes)} boxes: give one box per map.")
-    if isinstance(heatmaps, (list, tuple)):
-        maps = [checks.array(f"heat map {i}", heat, 2) for i, heat in enumerate(heatmaps)]
-    else: maps = _resized(heatmaps, sizes)
+    if listed: maps = [checks.array(f"heat map {i}", heat, 2) for i, heat in enumerate(heatmaps)]
+    else: maps = [_resized(heat, size) for heat, size in zip(heatmaps, sizes)]
     for i, (heat, size) in enumerate(zip(maps, sizes)):
         if heat.shape != size:
             raise DataError(f"heat map {i} has shape {heat.shape}, but its box is {size[0]} high and {size[1]} wide.")

@@ -63,7 +63,8 @@ def identity_selective(
     Units that never change are dead: F = 0, p = 1. Units constant within people but not between: F infinite, p = 0.
     Raises `DataError` for unfit shapes, missing labels or values that are not finite."""
     choose(correction, (None, "fdr", "bonferroni"), "correction")
-    checks.number("alpha", alpha, above=0, below=1), checks.whole("chunk", chunk, 1)
+    checks.number("alpha", alpha, above=0, below=1)
+    checks.whole("chunk", chunk, 1)
     if not isinstance(responses, (torch.Tensor, np.ndarray)): responses = checks.array("responses", responses, 2)
     if responses.ndim != 2 or 0 in responses.shape or len(responses) != len(labels):
         raise DataError(f"responses {tuple(responses.shape)} do not fit {len(labels)} labels: "
