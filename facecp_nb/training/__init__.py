@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/training/00_training.ipynb #7903275a
+# %% ../../nbs/library/training/00_training.ipynb #8dccdd6c
 from .rearing import Callback, Rearing
 from .loaders import ViewLoader, augment
 from .rates import SCHEDULES, RateLedger
 from .checkpoint import Checkpoint
-from .learner import Averaged, History, learner, rear, scored
+from .learner import Averaged, History, ViewLearner, learner, rear, scored
 
-# %% ../../nbs/library/training/00_training.ipynb #38bd50a4
-__all__ = ["SCHEDULES", "Averaged", "Callback", "Checkpoint", "History", "RateLedger", "Rearing", "ViewLoader",
-           "augment", "learner", "rear", "scored"]
+# %% ../../nbs/library/training/00_training.ipynb #a56cfb12
+__all__ = ["SCHEDULES", "Averaged", "Callback", "Checkpoint", "History", "RateLedger", "Rearing", "ViewLearner",
+           "ViewLoader", "augment", "learner", "rear", "scored"]

@@ -69,8 +69,8 @@ def _load_optimiser(optimiser: torch.optim.Optimizer, state: dict):
               for group in state["param_groups"]]
     optimiser.load_state_dict(dict(state=memory, param_groups=groups))
 
-# %% ../../nbs/library/training/04_checkpoint.ipynb #63b16c7f
-PATIENCE = 25  # a write is due when this many times its own duration has passed
+# %% ../../nbs/library/training/04_checkpoint.ipynb #92b5cb70
+PATIENCE = 50  # a write is due when this many times its own duration has passed
 
 class Checkpoint(Callback):
     """Write the whole state of a run now and then, and take it up again.
