@@ -1,5 +1,8 @@
 "The explorer: each control does what it says and no more, the code makes the same picture, and moves do not queue"
 import asyncio
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -7,10 +10,10 @@ from browser import OpenNotebook, chromium, external, requests
 from repository import ROOT
 from selenium.webdriver.common.keys import Keys
 
-from facecp_nb import faces, widgets
+from facecp_nb import people, widgets
 from facecp_nb.core import ConfigError, DataError
 
-renders = pytest.mark.skipif(not faces.can_render(), reason="anny and warp are not installed (pip install 'facecp_nb[render]')")
+renders = pytest.mark.skipif(not people.can_render(), reason="anny and warp are not installed (pip install 'facecp_nb[render]')")
 
 @pytest.fixture
 def explorer(monkeypatch):
@@ -19,7 +22,7 @@ def explorer(monkeypatch):
     view.rendered = 0
     def counted(*arguments):
         view.rendered += 1
-        return faces.render(*arguments)
+        return people.render(*arguments)
     monkeypatch.setattr(widgets, "render", counted)
     return view
 
@@ -64,7 +67,7 @@ def test_all_at_once_and_another_population(explorer):
 @renders
 def test_marks_render_nothing(explorer):
     plain, seen = explorer.image.value, {explorer.image.value}
-    for name, value in (("five", True), ("dense", True), *(("region", r) for r in faces.REGIONS)):
+    for name, value in (("five", True), ("dense", True), *(("region", r) for r in people.REGIONS)):
         explorer.marks[name].value = value
         explorer.refresh()
         seen.add(explorer.image.value)
@@ -95,22 +98,34 @@ def test_a_picture_stands_in_for_the_view(explorer):
     bundle = explorer._repr_mimebundle_()
     assert {"application/vnd.jupyter.widget-view+json", "image/jpeg"} <= set(bundle)
 
+def test_importing_changes_nothing():
+    "In a fresh process: altair's theme and renderer and torch's threads stay as they were."
+    code = """
+import json, altair as alt, torch
+state = lambda: [alt.theme.active, alt.renderers.active, sorted(alt.theme.names()), torch.get_num_threads()]
+before = state()
+import facecp_nb.widgets
+print(json.dumps([before, state()]))
+"""
+    before, after = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert before == after
+
 def test_silly_requests_are_refused():
-    with pytest.raises(ConfigError, match="at least 2"): widgets.face_explorer(people=1)
+    with pytest.raises(ConfigError, match="people is 1"): widgets.face_explorer(people=1)
 
 @renders
 def test_silly_sizes_are_refused():
     with pytest.raises(ConfigError, match="size"): widgets.face_explorer(size=4)
 
 def test_without_the_renderer_a_sentence_helps(monkeypatch):
-    monkeypatch.setattr(faces, "can_render", lambda: False)
+    monkeypatch.setattr("facecp_nb.people.head.can_render", lambda: False)
     with pytest.raises(DataError, match="pip install"): widgets.face_explorer()
 
 @renders
 def test_in_a_browser(lab):
     "A slider moved by the keyboard changes the picture and the code; no other host is asked."
     with chromium() as window:
-        page = OpenNotebook(window, lab, ROOT / "nbs" / "library" / "14_widgets.ipynb")
+        page = OpenNotebook(window, lab, ROOT / "nbs" / "library" / "16_widgets.ipynb")
         page.wait(lambda: page.find(".jp-Notebook .jp-CodeCell"), 60)
         page.run_all()
         assert page.find('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]') == []
