@@ -50,9 +50,10 @@ run: $(READY)
 test: $(READY)
 	$(PY) -m pytest $(ARGS)
 
+# tools/jupyter: a save is cleaned, no news are asked for. PASSIVE: waiting threads sleep, so that two kernels can share two cores
 lab: $(READY)
-	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb \
-	  --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE JUPYTER_CONFIG_PATH="$(CURDIR)/tools/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+	  $(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ARGS)
 
 site: $(READY)
 	$(PY) tools/build_site.py
