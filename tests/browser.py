@@ -138,6 +138,12 @@ class OpenNotebook:
     def wait_for_cells(self, number: int):
         self.wait(lambda: len(self.find(".jp-Notebook .jp-CodeCell")) == number, 60)
 
+    def close(self):
+        "Shut the notebook's kernel down, so that the next one has the machine to itself."
+        self.window.execute_async_script(
+            "const done = arguments[0]; const w = window.jupyterapp.shell.currentWidget;"
+            "w.context.sessionContext.shutdown().then(() => done(), () => done())")
+
     def is_dirty(self) -> bool:
         "Whether JupyterLab thinks that the notebook has changes that are not saved."
         return self.window.execute_script("return window.jupyterapp.shell.currentWidget.context.model.dirty")

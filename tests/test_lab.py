@@ -42,6 +42,7 @@ def test_opening_and_saving_change_nothing(lab, tmp_path):
             if page.is_dirty(): changed.append(f"{name(path)} is dirty on open")
             assert page.find(".jp-toast-button, .Toastify__toast, .jp-Dialog") == [], "something is asked of the reader"
             page.save()
+            page.close()
             if file.read_bytes() != path.read_bytes(): changed.append(f"{name(path)} is changed by a save")
     assert changed == []
 

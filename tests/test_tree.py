@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from facecp_nb.core import PACKAGES
-from repository import NBS, PACKAGE, ROOT, charts, code, dotted, modules, name, notebooks, parsed, read, source, tags, texts
+from repository import NBS, ROOT, charts, code, dotted, modules, name, notebooks, parsed, read, source, tags, texts
 
 every = pytest.mark.parametrize("path", notebooks(), ids=name)
 chapters = pytest.mark.parametrize("path", notebooks("chapters"), ids=name)
