@@ -2,12 +2,14 @@
 #
 #   make run  ARGS="04 --profile smoke"      arguments go to `facecp run`
 #   make test ARGS="tests/test_tree.py -x"   arguments go to pytest
+#   make test ARGS='-m "not slow"'           without notebooks, browsers and training
 #   make run  PYTHON=/path/to/python3.12     another Python for the first installation
 
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
 EXTRAS := render,cluster,dev
+WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -19,7 +21,7 @@ help:
 	@echo "make lab          the course in JupyterLab"
 	@echo "make site         the course as a web site, in _docs/"
 	@echo "make readme       write README.md from nbs/index.ipynb"
-	@echo "make outputs      run notebooks and store their outputs (ARGS=\"nbs/library/04_foveation.ipynb\")"
+	@echo "make outputs      run notebooks and store their outputs (ARGS=\"nbs/library/foveation\")"
 	@echo "make constraints  resolve every dependency anew into constraints.txt"
 	@echo "make clean        remove the site and the caches; make distclean removes $(VENV) too. Both keep runs/"
 
@@ -47,12 +49,14 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)
 	$(VENV)/bin/facecp run $(ARGS)
 
+# two workers; `make test WORKERS=0` runs everything in one process, as a debugger wants it
 test: $(READY)
-	$(PY) -m pytest $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
+# tools/jupyter: a save is cleaned, no news are asked for. PASSIVE: waiting threads sleep, so that two kernels can share two cores
 lab: $(READY)
-	$(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb \
-	  --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE JUPYTER_CONFIG_PATH="$(CURDIR)/tools/jupyter$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}" \
+	  $(VENV)/bin/jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs/index.ipynb $(ARGS)
 
 site: $(READY)
 	$(PY) tools/build_site.py

@@ -14,15 +14,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from .core import PROFILES, ConfigError, FaceCPError, choose, home
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from dask.distributed import Client
 
 # %% ../nbs/library/17_cli.ipynb #08781064
 app = typer.Typer(
@@ -215,7 +211,7 @@ def _report(written: Path, out: Path, as_json: bool):
     if summary["sentence"]: print(summary["sentence"], end="\n\n")
     for name, path in paths.items(): print(f"{name:12} {path}")
 
-def _as_text(rows: "pd.DataFrame") -> str:
+def _as_text(rows) -> str:
     "A table for a terminal: shares as percentages with their interval, seconds rounded."
     shown = rows.copy()
     if {"accuracy", "low", "high"} <= set(shown):
@@ -272,14 +268,14 @@ def _take_device(devices: list[str], dask_worker=None):
     if mine := own_device(devices, int(dask_worker.name)): os.environ["CUDA_VISIBLE_DEVICES"] = mine
 
 @contextmanager
-def _cluster(workers: int) -> Iterator["Client | None"]:
+def _cluster(workers: int) -> Iterator:
     "A client of a local cluster of so many processes with one thread each, or None for none."
     if not workers:
         yield None
         return
     from functools import partial
     try:
-        from dask.distributed import Client, LocalCluster
+        from distributed import Client, LocalCluster
         cluster = LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, security=True,
             host="127.0.0.1", dashboard_address=None,

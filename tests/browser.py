@@ -1,5 +1,13 @@
-"A real browser for the tests of the site and of JupyterLab: Debian's chromium and chromedriver, or those named by CHROMIUM and CHROMEDRIVER"
-import json, os, shutil, signal, socket, subprocess, sys, time
+"A real browser for the tests of the site and of JupyterLab: chromium, or what CHROMIUM and CHROMEDRIVER name"
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -38,7 +46,8 @@ def requests(window) -> list[str]:
 def external(urls: list[str]) -> list[str]:
     "Those of `urls` that leave this machine."
     inside = ("data", "blob", "about", "chrome", "devtools", "file")
-    return [u for u in urls if urlsplit(u).scheme not in inside and urlsplit(u).hostname not in ("127.0.0.1", "localhost")]
+    here = "127.0.0.1", "localhost"
+    return [u for u in urls if urlsplit(u).scheme not in inside and urlsplit(u).hostname not in here]
 
 def errors(window) -> list[str]:
     "What pages complained about since the last call, warnings apart."
@@ -52,26 +61,42 @@ def free_port() -> int:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
+def lab_command() -> tuple[dict[str, str], list[str]]:
+    "What `make lab` runs: the variables that it sets and the program with its arguments, as make itself says."
+    said = subprocess.run(["make", "-n", "lab", "READY="], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # make prints the shell's line; the shell that reads it back says how its words fall
+    line = said.replace("\\\n", " ").strip()
+    words = shlex.split(subprocess.run(["sh", "-c", f"set -f; printf '%s ' {line}"], capture_output=True, text=True).stdout)
+    variables = [w for w in words if "=" in w and not w.startswith("-")]
+    return dict(w.split("=", 1) for w in variables), words[len(variables):]
+
 @contextmanager
 def jupyterlab(folder: Path):
-    "The address of a JupyterLab that serves a copy of the notebooks in `folder`; its kernels run at smoke, with a run store of their own."
+    """The address of a JupyterLab, started as `make lab` starts it, on a copy of the notebooks in `folder`.
+
+    Its kernels run at smoke, with a run store of their own."""
     shutil.copytree(NBS, folder / "nbs", ignore=shutil.ignore_patterns(".*"))
     shutil.copy(ROOT / "settings.ini", folder)
     settings = folder / "settings" / "@jupyterlab" / "notebook-extension"
     settings.mkdir(parents=True)
     # all cells stand in the page, also those that are not in view, so that they can be counted
     (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')
+    variables, command = lab_command()
     own = {f"JUPYTER_{kind}_DIR": str(folder / kind.lower()) for kind in ("CONFIG", "RUNTIME", "DATA")}
-    environment = {**os.environ, **own, "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "IN_TEST": "1", "FACECP_HOME": str(folder / "runs")}
+    tested = dict(JUPYTERLAB_SETTINGS_DIR=str(folder / "settings"), IN_TEST="1", FACECP_HOME=str(folder / "runs"))
+    inherited = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}",
-               "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None",
-               "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly"]
+    arguments = [a for a in command[1:] if not a.startswith("--ServerApp.root_dir")]
+    command = [
+        sys.executable, "-m", "jupyter", *arguments, "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.root_dir={folder}", "--LabApp.extension_manager=readonly", "--LabApp.expose_app_in_browser=True",
+    ]
     with open(folder / "lab.log", "w") as log:
-        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen(command, cwd=folder, env=inherited | own | tested | variables, stdout=log, stderr=log)
         try:
             address = f"http://127.0.0.1:{port}"
-            until(lambda: answers(f"{address}/api/status?token={TOKEN}"), 60, lambda: (folder / "lab.log").read_text())
+            until(lambda: answers(f"{address}/api/status?token={TOKEN}"), 60, (folder / "lab.log").read_text)
             yield address
         finally:
             server.send_signal(signal.SIGTERM)
@@ -110,11 +135,45 @@ class OpenNotebook:
     def wait(self, condition, seconds: float):
         return WebDriverWait(self.window, seconds).until(lambda _: condition())
 
+    def wait_for_cells(self, number: int):
+        self.wait(lambda: len(self.find(".jp-Notebook .jp-CodeCell")) == number, 60)
+
+    def close(self):
+        "Shut the notebook's kernel down, so that the next one has the machine to itself."
+        self.window.execute_async_script(
+            "const done = arguments[0]; const w = window.jupyterapp.shell.currentWidget;"
+            "w.context.sessionContext.shutdown().then(() => done(), () => done())")
+
+    def is_dirty(self) -> bool:
+        "Whether JupyterLab thinks that the notebook has changes that are not saved."
+        return self.window.execute_script("return window.jupyterapp.shell.currentWidget.context.model.dirty")
+
+    def kernel_is_known(self) -> bool:
+        "Whether the notebook has heard from its kernel, language and all."
+        return self.window.execute_script(
+            "return !!window.jupyterapp.shell.currentWidget?.context?.sessionContext?.session?.kernel?.info"
+            " && window.jupyterapp.shell.currentWidget.context.isReady")
+
+    def type_into_first_code_cell(self, text: str):
+        "Put `text` before the source of the first code cell, as its editor would."
+        self.window.execute_script(
+            "const cells = window.jupyterapp.shell.currentWidget.content.widgets;"
+            "const model = cells.find(c => c.model.type === 'code').model.sharedModel;"
+            "model.setSource(arguments[0] + model.getSource())", text)
+
+    def save(self):
+        "Save, and wait until the file is written."
+        self.window.execute_async_script(
+            "const done = arguments[0]; window.jupyterapp.shell.currentWidget.context.save().then(() => done(), done)")
+
     def run_all(self):
         "Choose Run All and wait until every code cell has its number."
         until(lambda: kernel_is_ready(self.address), 60)
         menu = next(e for e in self.find("li.lm-MenuBar-item") if e.text == "Run")
         ActionChains(self.window).move_to_element(menu).click().perform()
         self.wait(lambda: self.find('li[data-command="runmenu:run-all"]'), 10)[0].click()
-        numbers = lambda: [e.get_attribute("textContent") for e in self.find(".jp-Notebook .jp-CodeCell .jp-InputPrompt")]
-        self.wait(lambda: all(n.strip("[]: ").isdigit() for n in numbers()), 180)
+        self.wait(self.all_numbered, 180)
+
+    def all_numbered(self) -> bool:
+        prompts = self.find(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
+        return all(p.get_attribute("textContent").strip("[]: ").isdigit() for p in prompts)

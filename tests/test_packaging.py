@@ -1,21 +1,29 @@
 "The package as pip sees it, and what make does in a fresh clone, in a half-made one and where Python is too old"
-import os, shutil, subprocess, sys, tomllib, zipfile
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
 from configparser import ConfigParser
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import facecp_nb
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from repository import ROOT
+from repository import NBS, PACKAGE, ROOT, code, modules, parsed, read
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     copy = tmp_path_factory.mktemp("source")
-    for folder in ("facecp_nb", "data"): shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    for file in ("pyproject.toml", "README.md", "LICENSE"): shutil.copy(ROOT / file, copy)
+    for folder in ("facecp_nb", "data"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"): shutil.copy(ROOT / file, copy)
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", "dist", "."]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -23,8 +31,11 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_wheel_carries_code_data_and_licence(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
-    ours = [p for p in (ROOT / "facecp_nb").glob("*.py")] + [p for p in (ROOT / "data").rglob("*") if p.is_file() and p.name[0] != "."]
-    place = lambda p: p.relative_to(ROOT).as_posix().replace("data/", "facecp_nb/shipped/", 1)
+    ours = list(PACKAGE.rglob("*.py"))
+    ours += [p for p in (ROOT / "data").rglob("*") if p.is_file() and p.name[0] != "."]
+    def place(path: Path) -> str:
+        inside = path.relative_to(ROOT)
+        return ("facecp_nb/shipped" / inside.relative_to("data") if inside.parts[0] == "data" else inside).as_posix()
     assert {place(p) for p in ours} - held == set()
     assert any(n.endswith("licenses/LICENSE") for n in held)
     assert not any(n.startswith(("nbs", "tests", "tools", "runs")) for n in held)
@@ -36,10 +47,17 @@ def test_installed_wheel_finds_its_data(wheel, tmp_path):
     shipped.mkdir(exist_ok=True)
     (shipped / "sample.txt").write_text("here")
     (tmp_path / "empty").mkdir()
-    ask = "from facecp_nb.core import shipped; import facecp_nb; print(shipped('sample.txt').read_text(), facecp_nb.__version__)"
-    done = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path / "empty", env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
-                          capture_output=True, text=True)
+    ask = f"{IMPORT_ALL}\nprint(shipped('sample.txt').read_text(), facecp_nb.__version__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+    done = subprocess.run(
+        [sys.executable, "-c", ask], cwd=tmp_path / "empty", env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["here", settings("version")], done.stderr
+
+IMPORT_ALL = """import importlib, facecp_nb
+from facecp_nb.core import PACKAGES, shipped
+for package, modules in PACKAGES.items():
+    for name in (package, *(f"{package}.{module}" for module in modules)): importlib.import_module(f"facecp_nb.{name}")
+"""
 
 def settings(key: str) -> str:
     parser = ConfigParser()
@@ -51,12 +69,58 @@ def test_one_version_everywhere():
     assert settings("version") == facecp_nb.__version__ == cited
     assert PROJECT["requires-python"] == f">={settings('min_python')}"
 
+def pins() -> dict[str, str]:
+    "The pinned version of each package in constraints.txt."
+    lines = (line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    return {canonicalize_name(name): version for name, version in lines}
+
+def wanted() -> list[Requirement]:
+    "What pyproject.toml asks for, extras included."
+    groups = PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()
+    return [Requirement(r) for group in groups for r in group]
+
 def test_constraints_pin_every_requirement():
-    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
-    pins = {canonicalize_name(k): v for k, v in pins.items()}
-    wanted = [Requirement(r) for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()) for r in group]
-    assert [str(r) for r in wanted if not r.specifier.contains(pins.get(canonicalize_name(r.name), "0"), prereleases=True)] == []
-    assert [r.name for r in wanted if canonicalize_name(r.name) not in pins] == []
+    pinned = pins()
+    assert [r.name for r in wanted() if canonicalize_name(r.name) not in pinned] == []
+    unfit = [str(r) for r in wanted() if not r.specifier.contains(pinned[canonicalize_name(r.name)], prereleases=True)]
+    assert unfit == []
+
+def needed(requirement: Requirement) -> list[Requirement]:
+    "What an installed package asks for in its turn."
+    try: asked = [Requirement(r) for r in requires(requirement.name) or []]
+    except PackageNotFoundError: return []
+    extras = requirement.extras or {""}
+    return [r for r in asked if r.marker is None or any(r.marker.evaluate({"extra": e}) for e in extras)]
+
+def test_constraints_pin_nothing_else():
+    "Every pinned package is asked for by pyproject.toml, or by one that is."
+    todo, met = wanted(), set()
+    while todo:
+        one = todo.pop()
+        key = canonicalize_name(one.name), frozenset(one.extras)
+        if key in met: continue
+        met.add(key)
+        todo += needed(one)
+    assert set(pins()) - {name for name, _ in met} == set(), "run make constraints"
+
+def imported_names() -> set[str]:
+    "The packages that modules, tools, tests and notebooks import."
+    files = [*modules(), *(ROOT / "tools").glob("*.py"), *(ROOT / "tests").glob("*.py")]
+    trees = [ast.parse(f.read_text(encoding="utf-8")) for f in files]
+    trees += [ast.Module(parsed(c), []) for f in NBS.rglob("*.ipynb") for c in code(read(f))]
+    found = set()
+    for node in (n for tree in trees for n in ast.walk(tree)):
+        if isinstance(node, ast.Import): found |= {a.name.split(".")[0] for a in node.names}
+        if isinstance(node, ast.ImportFrom) and not node.level: found.add(node.module.split(".")[0])
+    return found
+
+# asked for because a program of theirs is run, or because another package needs them installed
+PROGRAMS = {"jupyterlab", "smalldocs", "ruff", "pytest-xdist", "cryptography", "pyarrow"}
+
+def test_nothing_is_asked_for_that_nobody_imports():
+    providers = packages_distributions()
+    used = {canonicalize_name(d) for name in imported_names() for d in providers.get(name, [])}
+    assert sorted({canonicalize_name(r.name) for r in wanted()} - used - PROGRAMS) == []
 
 
 # --- make ------------------------------------------------------------------------------------------------------------
@@ -88,7 +152,8 @@ class Clone:
         self.notes.write_text("")
         environment = {"PATH": str(self.bin), "NOTES": str(self.notes), "FAIL": str(self.fail)}
         done = subprocess.run(["make", target], cwd=self.folder, env=environment, capture_output=True, text=True)
-        return done, [line for line in self.notes.read_text().splitlines() if line.startswith(("-m venv", "-m pip install", "-m pytest"))]
+        kinds = "-m venv", "-m pip install", "-m pytest"
+        return done, [line for line in self.notes.read_text().splitlines() if line.startswith(kinds)]
 
 @pytest.fixture
 def clone(tmp_path): return Clone(tmp_path)

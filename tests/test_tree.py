@@ -1,16 +1,19 @@
 "The tree stays in step: notebooks, exported modules, README, and the rules that readers rely on"
-import ast, re, shutil, subprocess, sys
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from repository import NBS, PACKAGE, ROOT, charts, code, name, notebooks, parsed, read, source, tags, texts
+from facecp_nb.core import PACKAGES
+from repository import NBS, ROOT, charts, code, dotted, modules, name, notebooks, parsed, read, source, tags, texts
 
 every = pytest.mark.parametrize("path", notebooks(), ids=name)
 chapters = pytest.mark.parametrize("path", notebooks("chapters"), ids=name)
-modules = pytest.mark.parametrize("path", sorted(p for p in PACKAGE.glob("*.py") if p.name[0] != "_"), ids=lambda p: p.stem)
-
-ORDER = ("core people faces data sets detection foveation masks models heads training recovery verification evaluation "
-         "study plots widgets cli").split()
+every_module = pytest.mark.parametrize("path", modules(), ids=lambda p: dotted(p) or "facecp_nb")
 
 
 # --- generated files -------------------------------------------------------------------------------------------------
@@ -31,6 +34,7 @@ def changed(copy: Path, folder: str, pattern: str) -> list[str]:
     return sorted(f for f in found if content(copy / f) != content(ROOT / f))
 
 def nbdev(command: str, copy: Path):
+    "Run one of nbdev's commands in the copy."
     done = subprocess.run([Path(sys.executable).parent / command], cwd=copy, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -44,9 +48,18 @@ def test_clean_changes_nothing(copy):
 
 def test_every_module_has_its_notebook():
     "nbdev never deletes the module of a notebook that was removed or renamed."
-    exported = {m[1] for f in notebooks("library") for c in code(read(f))
-                if (m := re.search(r"^#\|\s*default_exp\s+(\S+)", source(c), re.M))}
-    assert {p.stem for p in PACKAGE.glob("*.py") if p.name[0] != "_"} == exported
+    directives = (re.search(r"^#\|\s*default_exp\s+(\S+)", source(c), re.M) for f in notebooks() for c in code(read(f)))
+    exported = {d[1].removesuffix(".__init__") for d in directives if d}
+    assert {dotted(p) for p in modules()} - {""} == exported
+
+def test_a_notebook_lies_where_its_module_does():
+    "nbs/library/models/02_taps.ipynb writes facecp_nb/models/taps.py; 00_models.ipynb is the face of models."
+    for path in notebooks("library"):
+        first = next((d for c in code(read(path)) if (d := re.search(r"^#\|\s*default_exp\s+(\S+)", source(c), re.M))), None)
+        assert first, f"{name(path)} exports to no module"
+        place, word = path.parent.relative_to(NBS / "library").parts, re.sub(r"^\d+[a-z]?_", "", path.stem)
+        face = bool(place) and word == place[-1]
+        assert first[1] == ".".join((*place, "__init__" if face else word))
 
 def test_readme_is_in_step():
     sys.path.insert(0, str(ROOT / "tools"))
@@ -137,25 +150,98 @@ def test_readme_lists_the_chapters_that_exist():
 
 # --- modules ---------------------------------------------------------------------------------------------------------
 
-def imported(tree: ast.AST) -> set[str]:
-    "The modules of facecp_nb that `tree` imports, at the top or inside a function."
+ORDER = [f"{package}.{module}" for package, inside in PACKAGES.items() for module in (*inside, "")]
+
+def place(module: str) -> int:
+    "How far right a module stands; the face of a package stands right of what is in it."
+    known = module if "." in module else f"{module}."
+    assert known in ORDER, f"{module} has no place in core.PACKAGES"
+    return ORDER.index(known)
+
+def imported(tree: ast.AST, here: str = "") -> set[str]:
+    """The modules of facecp_nb that `tree`, the module `here`, imports, at the top or inside a function.
+
+    A relative import counts dots from `here`, as Python does."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("facecp_nb.")}
-        if isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            if node.level or module.split(".")[0] == "facecp_nb":
-                inside = module if node.level else module.partition(".")[2]
-                found |= {inside.split(".")[0]} if inside else {a.name for a in node.names}
-    return found - {"__version__"}
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("facecp_nb.")}
+        if isinstance(node, ast.ImportFrom): found |= named(node, here)
+    return found - {"__version__", ""}
 
-@modules
+def named(node: ast.ImportFrom, here: str) -> set[str]:
+    "The modules that one `from ... import ...` names."
+    if node.level:
+        # a face is a package of its own name, any other module lies in the package before its last dot
+        package = here.split(".") if here in PACKAGES and PACKAGES[here] else here.split(".")[:-1]
+        base = package[:len(package) - node.level + 1]
+        inside = ".".join([*base, *([node.module] if node.module else [])])
+    elif (node.module or "").split(".")[0] == "facecp_nb": inside = node.module.partition(".")[2]
+    else: return set()
+    below = {f"{inside}.{a.name}" if inside else a.name for a in node.names}
+    known = {b for b in below if b in PACKAGES or b in ORDER}
+    return known or ({inside} if inside else set())
+
+def stars(tree: ast.AST) -> list[str]:
+    "The modules of which `tree` imports everything."
+    froms = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    return [node.module or "." for node in froms if node.names[0].name == "*"]
+
+def foreign_private(tree: ast.AST, here: str) -> list[str]:
+    "The private names of other packages that `tree` imports or reads, as `_x` of `facecp_nb.data`."
+    mine, found, aliases = here.split(".")[0], [], {}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom): continue
+        for module in named(node, here):
+            if module.split(".")[0] == mine: continue
+            found += [f"{module}.{a.name}" for a in node.names if a.name.startswith("_") and a.name != "__version__"]
+            aliases |= {a.asname or a.name: module for a in node.names if module.split(".")[-1] == a.name}
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)): continue
+        if node.value.id in aliases and node.attr.startswith("_") and not node.attr.startswith("__"):
+            found.append(f"{aliases[node.value.id]}.{node.attr}")
+    return found
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+def is_package_itself(path: Path) -> bool:
+    return dotted(path) == ""
+
+@every_module
 def test_module_order(path):
-    "A module imports only modules to its left."
-    assert path.stem in ORDER, f"{path.stem} has no place in the order {ORDER}"
-    left = set(ORDER[:ORDER.index(path.stem)])
-    assert imported(ast.parse(path.read_text())) - left == set()
+    "A module imports only modules to its left: of packages before its own, and before it in its own."
+    here = dotted(path)
+    if is_package_itself(path): return
+    assert here in PACKAGES or here in ORDER, f"{here} has no place in core.PACKAGES"
+    right = {m for m in imported(tree_of(path), here) if place(m) >= place(here)}
+    assert right == set(), f"{here} imports what stands to its right"
+
+def test_every_module_of_the_order_exists():
+    there = {dotted(p) for p in modules()}
+    assert [m for m in (name.rstrip(".") for name in ORDER) if m not in there] == []
+
+@every_module
+def test_imports_are_explicit(path):
+    assert stars(tree_of(path)) == []
+
+@every_module
+def test_private_names_stay_in_their_package(path):
+    assert foreign_private(tree_of(path), dotted(path)) == []
+
+def public(path: Path) -> set[str]:
+    "The public names that a module defines itself (`__all__`, as nbdev writes it)."
+    for node in tree_of(path).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__": return set(ast.literal_eval(node.value))
+    return set()
+
+def test_no_public_name_stands_in_two_modules():
+    "Faces of packages apart, which hand names on."
+    where = {}
+    for path in modules():
+        if path.name == "__init__.py": continue
+        for word in public(path): where.setdefault(word, []).append(dotted(path))
+    assert {word: at for word, at in where.items() if len(at) > 1} == {}
 
 UNPICKLES = {"pickle.load", "pickle.loads", "dill.load", "joblib.load", "pd.read_pickle", "pandas.read_pickle", "load_learner"}
 
@@ -170,22 +256,58 @@ def unpickling(tree: ast.AST) -> list[str]:
         if called in ("np.load", "numpy.load") and said.get("allow_pickle") == "True": found.append(called)
     return found
 
-@modules
+@every_module
 def test_nothing_is_unpickled(path):
-    assert unpickling(ast.parse(path.read_text())) == []
+    assert unpickling(tree_of(path)) == []
 
 def test_the_checks_of_modules_can_fail():
-    assert imported(ast.parse("from .study import run")) == {"study"}
-    assert imported(ast.parse("def f():\n  from facecp_nb import cli, core")) == {"cli", "core"}
-    assert imported(ast.parse("import facecp_nb.plots as p")) == {"plots"}
+    def seen(text: str, here: str = "cli") -> set[str]: return imported(ast.parse(text), here)
+    assert seen("from .study import run") == {"study"}
+    assert seen("def f():\n  from facecp_nb import cli, core") == {"cli", "core"}
+    assert seen("import facecp_nb.plots as p") == {"plots"}
+    assert seen("from ..core import home", "data.images") == {"core"}
+    assert seen("from .images import crop", "data.sources") == {"data.images"}
+    assert seen("from .images import crop", "data") == {"data.images"}
+    assert seen("from facecp_nb.data import images", "people.draw") == {"data.images"}
+    assert stars(ast.parse("from fastcore.test import *")) == ["fastcore.test"]
+    assert foreign_private(ast.parse("from facecp_nb.data import _crop"), "people.draw") == ["data._crop"]
+    assert foreign_private(ast.parse("from facecp_nb import data\ndata._crop()"), "people.draw") == ["data._crop"]
     for bad in ("torch.load(f)", "pickle.load(f)", "np.load(f, allow_pickle=True)", "load_learner(f)"):
         assert unpickling(ast.parse(bad)) != [], bad
     assert unpickling(ast.parse("torch.load(f, weights_only=True); np.load(f)")) == []
 
 
+def test_contributing_tells_the_order():
+    "The one list of the order is `core.PACKAGES`; the line in CONTRIBUTING.md is held to it."
+    told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    line = re.search(r"^core .*$", told, re.M)[0]
+    assert line.split() == list(PACKAGES), f"write: {' '.join(PACKAGES)}"
+
 def test_ruff_finds_nothing():
-    done = subprocess.run([Path(sys.executable).parent / "ruff", "check", "--no-cache", "--output-format", "concise", "facecp_nb", "tools", "tests"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    program = Path(sys.executable).parent / "ruff"
+    command = [program, "check", "--no-cache", "--output-format", "json",
+               "facecp_nb", "tools", "tests", "setup.py"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    found = [f for f in json.loads(done.stdout) if not generated(f)]
+    assert [f"{f['filename']}:{f['location']['row']} {f['code']} {f['message']}" for f in found] == []
+
+def generated(finding: dict) -> bool:
+    "Whether ruff finds the list of public names too long, which nbdev wraps at 130."
+    line = Path(finding["filename"]).read_text(encoding="utf-8").splitlines()[finding["location"]["row"] - 1]
+    return finding["code"] == "E501" and line.startswith("__all__ = ")
+
+
+# --- code that is shown ----------------------------------------------------------------------------------------------
+
+def shown(path: Path) -> list[dict]:
+    "The code cells that a reader of the site sees as they stand: not hidden, not exported (those are held to 120)."
+    hidden = re.compile(r"^#\|\s*(export|exports|exporti|hide|echo:\s*false|default_exp)\b", re.M)
+    return [c for c in code(read(path)) if not hidden.search(source(c))]
+
+@every
+def test_shown_code_is_at_most_100_wide(path):
+    wide = [line for cell in shown(path) for line in source(cell).splitlines() if len(line) > 100]
+    assert wide == []
 
 
 # --- what the repository holds ---------------------------------------------------------------------------------------

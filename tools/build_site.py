@@ -1,10 +1,16 @@
 """Build the site: `python tools/build_site.py` writes _docs/ at the root of the checkout.
 
-nbdev prepares copies of the notebooks (hidden cells, show_doc, links, and the processors of docproc), smalldocs renders them
-as the Quarto project that _quarto.yml describes, and this script makes the pages complete in themselves: charts are drawn by
-a vega.js served with them, formulas become MathML, which browsers draw. No page asks another host for anything.
+nbdev prepares copies of the notebooks (hidden cells, show_doc, links, and the processors of docproc), smalldocs
+renders them as the Quarto project that _quarto.yml describes, and this script makes the pages complete in themselves:
+charts are drawn by a vega.js served with them, formulas become MathML, which browsers draw. No page asks another host
+for anything.
 """
-import html, os, re, shutil, subprocess, sys
+import html
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -48,13 +54,15 @@ def write_vega(folder: Path):
     import vl_convert
     folder.mkdir(parents=True, exist_ok=True)
     # not a module: browsers refuse modules on pages opened from disk
-    (folder / "vega.js").write_text(f"(()=>{{{vl_convert.javascript_bundle(DRAW, vl_version='5.20')}}})();", encoding="utf-8")
+    bundle = vl_convert.javascript_bundle(DRAW, vl_version="5.20")
+    (folder / "vega.js").write_text(f"(()=>{{{bundle}}})();", encoding="utf-8")
 
 def build(root: Path = ROOT, workers: int = 2) -> Path:
     "Build the site of the checkout at `root` and return its folder, _docs."
     root = Path(root).resolve()
     for needed in ("settings.ini", "_quarto.yml", "nbs"):
-        if not (root / needed).exists(): raise SiteError(f"{root.name}/ holds no {needed}: the site is built from a checkout of the repository.")
+        if (root / needed).exists(): continue
+        raise SiteError(f"{root.name}/ holds no {needed}: the site is built from a checkout of the repository.")
     before = Path.cwd(), sys.path[:], os.environ.get("PYTHONPATH")
     os.chdir(root)
     # nbdev's workers are processes of their own and look for docproc by name
@@ -67,7 +75,8 @@ def build(root: Path = ROOT, workers: int = 2) -> Path:
         try: pages = proc_nbs(n_workers=workers, force=True)
         except Exception as error: raise SiteError(f"nbdev could not prepare the notebooks. {error}") from None
         shutil.copy(root / "_quarto.yml", pages)
-        done = subprocess.run([Path(sys.executable).parent / "smalldocs", "render", "--strict", str(pages)], capture_output=True, text=True)
+        command = [Path(sys.executable).parent / "smalldocs", "render", "--strict", str(pages)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode: raise SiteError(f"smalldocs refused the pages:\n{done.stdout}{done.stderr}")
     finally:
         os.chdir(before[0])

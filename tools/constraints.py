@@ -3,7 +3,11 @@
 pip resolves the requirement from nothing, in an environment that holds only pip, and reports what it would install.
 No old constraint takes part, so the result is what a reader without constraints would get today.
 """
-import json, subprocess, sys, tempfile, venv
+import json
+import subprocess
+import sys
+import tempfile
+import venv
 from pathlib import Path
 
 def resolve(requirement: str) -> list[str]:

@@ -1,15 +1,18 @@
-"What nbdev does, after its own processors, to the copies of the notebooks from which the site is made (settings.ini: procs)"
-import html, json, re
+"What nbdev does, after its own processors, to the notebooks' copies that become the site (settings.ini: procs)"
+import html
+import json
+import re
 
 from nbdev.config import get_config
 from nbdev.doclinks import _nbpath2html, nbglob
 from nbdev.process import Processor
 
 CHART = re.compile(r"application/vnd\.vegalite\.v\d+\+json")
+NEEDS_KERNEL = '<p class="needs-kernel">Here JupyterLab shows controls; they need a running kernel.</p>'
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 class site_links(Processor):
-    "Point nbdev's links at the notebooks, from which the renderer finds the pages; leave out links to what has no place on the site."
+    "Point nbdev's links at the notebooks, from which the renderer finds the pages; leave out those that lead nowhere."
     page = re.compile(r"\]\(/([^)#\s]+\.html)(#[^)\s]*)?\)")
     code = re.compile(r"\[source\]\([^)]*\)(\{[^}]*\})?\n*")
     private = re.compile(r"\[(`_\w+`)\]\([^)]*\)")
@@ -71,4 +74,4 @@ class site_outputs(Processor):
             if kind: data["text/html"] = self.chart(data[kind])
             elif WIDGET in data:
                 data.clear()
-                data["text/html"] = '<p class="needs-kernel">Here JupyterLab shows controls; they need a running kernel.</p>'
+                data["text/html"] = NEEDS_KERNEL

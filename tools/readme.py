@@ -1,9 +1,12 @@
 """Write README.md from nbs/index.ipynb: `python tools/readme.py`.
 
-Prose is taken as it stands, code cells marked `#| echo: false` or `#| hide` lose their code, and each stored chart becomes
-an SVG in nbs/images/ that carries the digest of the chart it was drawn from, so that a test can see when it is out of date.
+Prose is taken as it stands, code cells marked `#| echo: false` or `#| hide` lose their code, and each stored chart
+becomes an SVG in nbs/images/ that carries the digest of the chart it was drawn from, so that a test can see when it
+is out of date.
 """
-import hashlib, json, re
+import hashlib
+import json
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,7 +19,8 @@ def cells() -> list[dict]:
 
 def pictures() -> list[tuple[Path, dict]]:
     "The stored charts of the index, in order, each with the place of its picture."
-    specs = [data[k] for c in cells() for o in c.get("outputs", []) for data in [o.get("data", {})] for k in data if CHART.fullmatch(k)]
+    shown = [output.get("data", {}) for cell in cells() for output in cell.get("outputs", [])]
+    specs = [data[kind] for data in shown for kind in data if CHART.fullmatch(kind)]
     return [(INDEX.parent / "images" / f"index-{i}.svg", spec) for i, spec in enumerate(specs, 1)]
 
 def mark(spec: dict) -> str:
@@ -25,7 +29,9 @@ def mark(spec: dict) -> str:
 
 def stale_pictures() -> list[str]:
     "The names of pictures that are missing or show an older chart."
-    return [p.name for p, spec in pictures() if not p.exists() or not p.read_text(encoding="utf-8").endswith(mark(spec) + "\n")]
+    def is_stale(path: Path, spec: dict) -> bool:
+        return not path.exists() or not path.read_text(encoding="utf-8").endswith(mark(spec) + "\n")
+    return [path.name for path, spec in pictures() if is_stale(path, spec)]
 
 def from_root(text: str) -> str:
     "Links relative to nbs/ rewritten as links relative to the root."
@@ -51,7 +57,8 @@ def main():
     import vl_convert
     for path, spec in pictures():
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"{vl_convert.vegalite_to_svg(spec, vl_version='5.20').rstrip()}\n{mark(spec)}\n", encoding="utf-8")
+        drawn = vl_convert.vegalite_to_svg(spec, vl_version="5.20").rstrip()
+        path.write_text(f"{drawn}\n{mark(spec)}\n", encoding="utf-8")
     (ROOT / "README.md").write_text(text(), encoding="utf-8")
     print(f"README.md: {len(text().splitlines())} lines, {len(pictures())} pictures")
 

@@ -1,11 +1,16 @@
-"""Run notebooks and keep their outputs: `python tools/store_outputs.py [notebook or folder ...]` (default: all of nbs/).
+"""Run notebooks and keep their outputs: `python tools/store_outputs.py [notebook or folder ...]` (default: nbs/).
 
-Library notebooks run as nbdev's tests run them: IN_TEST=1 (so every profile is smoke), an empty run store, and the cells
-with a flag from `tst_flags` or `#| eval: false` left out; those keep the outputs they have. Chapters and the index run as
-a reader runs them, at the values of their own parameters cell, from the reader's run store.
-A notebook that fails is left as it was.
+Library notebooks run as nbdev's tests run them: IN_TEST=1 (so every profile is smoke), an empty run store, and the
+cells with a flag from `tst_flags` or `#| eval: false` left out; those keep the outputs they have. Chapters and the
+index run as a reader runs them, at the values of their own parameters cell, from the reader's run store. A notebook
+that fails is left as it was.
 """
-import json, os, re, sys, tempfile, time
+import json
+import os
+import re
+import sys
+import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +18,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
+
+from facecp_nb.cli import kernel_manager
 
 ROOT = Path(__file__).resolve().parent.parent
 VIEW, STATE = (f"application/vnd.jupyter.widget-{kind}+json" for kind in ("view", "state"))
@@ -32,10 +39,12 @@ def environment(**values: str | None):
 def skipped(cell, flags: set[str]) -> bool:
     "Whether nbdev's tests would leave `cell` out."
     directives = re.findall(r"^#\|\s*([\w-]+)(:\s*\w+)?", cell.source, re.M)
-    return any(word in flags or (word, value.replace(" ", "").lower()) == ("eval", ":false") for word, value in directives)
+    def leaves_out(word: str, value: str) -> bool:
+        return word in flags or (word, value.replace(" ", "").lower()) == ("eval", ":false")
+    return any(leaves_out(word, value) for word, value in directives)
 
 def stable_widgets(nb):
-    "Give widget models the names 0, 1, 2 in the order in which outputs refer to them, so that a second run changes no line."
+    "Name widget models 0, 1, 2 in the order in which outputs refer to them, so that a second run changes no line."
     state = nb.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     names = {}
     def visit(model):
@@ -71,7 +80,7 @@ def without_places(nb, store: str):
 def execute(path: Path):
     "Run the notebook at `path` in a kernel of its own and return it with new outputs."
     nb = nbformat.read(path, 4)
-    library = path.parent.name == "library"
+    library = "library" in path.parts
     flags = set(get_config().tst_flags.split()) if library else set()
     left_out = [c for c in nb.cells if c.cell_type == "code" and library and skipped(c, flags)]
     sources = [c.source for c in left_out]
@@ -80,8 +89,12 @@ def execute(path: Path):
     with tempfile.TemporaryDirectory() as store:
         as_tested = dict(IN_TEST="1", FACECP_HOME=store) if library else dict(IN_TEST=None)
         with environment(**as_tested):
-            NotebookClient(nb, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True, extra_arguments=["--log-level=ERROR"],
-                           resources={"metadata": {"path": str(path.parent)}}).execute()
+            client = NotebookClient(
+                nb, timeout=None, record_timing=False, coalesce_streams=True, kernel_name="python3",
+                kernel_manager_class=kernel_manager(Path(store) / "kernel.log"),
+                resources={"metadata": {"path": str(path.parent)}},
+            )
+            client.execute()
     for cell, source, output in zip(left_out, sources, outputs): cell.source, cell.outputs = source, output
     return stable_widgets(without_live_views(without_places(nb, store)))
 
@@ -89,7 +102,8 @@ def store(path: Path):
     "Run the notebook at `path` and write it back with its outputs, cleaned as nbdev cleans."
     before = path.read_bytes()
     done = execute(path)
-    if path.read_bytes() != before: sys.exit(f"{path.name} was edited while it ran; nothing was written. Run this again.")
+    if path.read_bytes() != before:
+        sys.exit(f"{path.name} was edited while it ran; nothing was written. Run this again.")
     nbformat.write(done, path)
     nbdev_clean(fname=str(path))
 
