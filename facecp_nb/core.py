@@ -92,11 +92,13 @@ def home(
     return start / "runs"
 
 # %% ../nbs/library/00_core.ipynb #facbfff2
+def _package(): return Path(importlib.util.find_spec("facecp_nb").origin).parent
+
 def shipped(
     name: str,  # a file name in data/, e.g. 'faces.parquet'
 ) -> Path:
     "The path of a file that ships with the course; `DataError` when it is not there."
-    package = Path(importlib.util.find_spec("facecp_nb").origin).parent
+    package = _package()
     for folder in (package.parent / "data", package / "shipped"):
         if (folder / name).is_file(): return folder / name
     raise DataError(f"The shipped file {name!r} is missing beside {package.name}/. "
@@ -267,7 +269,7 @@ def reachable(
     root=None,        # the folder of the package; the installed one by default
 ) -> list[Path]:      # relative to the package
     "The files of facecp_nb that can be reached by import from `entry`, itself among them, in order of name."
-    root = Path(root or Path(importlib.util.find_spec("facecp_nb").origin).parent)
+    root = Path(root or _package())
     start = _module(tuple(entry.split(".")[1:]), root)
     if start is None: raise ConfigError(f"{entry} is no module of facecp_nb with code of its own.")
     seen, todo = set(), {start}
@@ -279,10 +281,11 @@ def reachable(
 @lru_cache(maxsize=16)
 def code_of(
     entry: str,  # a module, e.g. 'facecp_nb.study.trainer'
+    root=None,   # the folder of the package; the installed one by default
 ) -> str:
-    "A digest of the code of all modules reachable from `entry`; read once a process."
-    root = Path(importlib.util.find_spec("facecp_nb").origin).parent
-    return code_digest(*((root / p).read_text() for p in reachable(entry)))
+    "A digest of the code of all modules reachable from `entry`; read once a process (`code_of.cache_clear()`)."
+    root = Path(root or _package())
+    return code_digest(*((root / p).read_text() for p in reachable(entry, root)))
 
 # %% ../nbs/library/00_core.ipynb #b96597ec
 LANDMARKS = ("eye_left", "eye_right", "nose", "mouth_left", "mouth_right")

@@ -30,7 +30,8 @@ def _rows_of(name, plan):
     "The table of a study; the search for a regime is read on validation pictures."
     if name != "regimes": return table(plan)
     found = validated(plan).groupby(["condition", "regime", "view"], sort=False)
-    return found.agg(accuracy=("accuracy", "mean"), seeds=("seed", list), seed_accuracy=("accuracy", list)).reset_index()
+    rows = found.agg(accuracy=("accuracy", "mean"), seeds=("seed", list), seed_accuracy=("accuracy", list))
+    return rows.reset_index()
 
 def study_rows(
     name: str,           # a key of `STUDIES`
@@ -58,17 +59,23 @@ def study_contrasts(
         found.append(differences(plan, pairs).assign(**named))
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=["study", "profile"])
 
-def ship(
-    rows: pd.DataFrame,  # of one study at one profile: `study_rows` or `study_contrasts`
-    path: Path,          # data/rows.parquet or data/contrasts.parquet of a checkout
-) -> pd.DataFrame:
-    "Put the rows into the file, in place of those that the study had at that profile; returns all rows."
+def _put(rows, path):
+    "Write the rows of one study at one profile into a file, in place of those it had."
+    if not len(rows): return
     old = pd.read_parquet(path) if path.exists() else rows.iloc[:0]
-    if not len(rows): return old
     same = (old["study"] == rows["study"].iloc[0]) & (old.profile == rows.profile.iloc[0])
-    everything = pd.concat([old[~same], rows], ignore_index=True)
-    with atomic(path) as t: everything.to_parquet(t, index=False)
-    return everything
+    with atomic(path) as t: pd.concat([old[~same], rows], ignore_index=True).to_parquet(t, index=False)
+
+def ship(
+    name: str,           # a key of `STUDIES`
+    profile: str,
+    plan: pd.DataFrame,  # of that study
+    folder: Path,        # data/ of a checkout
+    workers: int = 1,    # processes among which the training was shared
+):
+    "Put the rows and the contrasts of a study into the files that ship. Trains what is missing."
+    _put(study_rows(name, profile, plan, workers), Path(folder) / ROWS)
+    _put(study_contrasts(name, profile, plan), Path(folder) / CONTRASTS)
 
 def _stored(file, name, profile):
     try: rows = pd.read_parquet(shipped(file))
@@ -98,7 +105,7 @@ def strangers(
     plan = STUDIES[first["study"]](first.profile)
     today, faces = configuration_digests(plan), faces_of(plan.config.iloc[0]).fingerprint
     missing = [c for c in today.index if c not in set(rows.condition)]
-    other = (today.reindex(rows.condition).to_numpy() != rows.configuration.to_numpy()) | (rows.faces != faces).to_numpy()
+    other = (rows.condition.map(today) != rows.configuration) | (rows.faces != faces)
     return missing + rows.condition[other].tolist()
 
 # %% ../../nbs/library/study/07_shipped.ipynb #acb448ab
@@ -134,5 +141,5 @@ def takes(
     said = []
     for profile, where in (("quick", "on two CPU cores"), ("full", "on a GPU")):
         minutes = _stored_minutes(names, profile)
-        said.append(f"at {profile} about {minutes} {where}" if minutes else f"at {profile}, nobody has stored a run yet")
+        said.append(f"at {profile} about {minutes} {where}" if minutes else f"at {profile}, no run is stored yet")
     return f"Training takes: {'; '.join(said)}. From a filled store the chapter opens in seconds."

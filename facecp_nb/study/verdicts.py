@@ -15,7 +15,9 @@ from .tables import difference, table, tested
 MARGIN = .03  # a difference of three points counts as none, declared before anything was trained
 TWINS = ("full+equal-updates", "late+equal-clean")
 
-def _points(d): return f"{100 * d['mean']:+.1f} points ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})".replace("-", "−")
+def _points(d):
+    said = f"{100 * d['mean']:+.1f} points ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
+    return said.replace("-", "−")
 
 def harm_sentence(
     harm: dict,          # twin minus deprived: mean, low, high
