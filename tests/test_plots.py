@@ -1,4 +1,4 @@
-"What the plots notebooks do not teach: every figure is valid, described, small, self-contained, and re-runs to the same bytes."
+"What the plots notebooks do not teach: every figure is valid, described, small, self-contained, and equal on a re-run."
 
 import json
 import re
@@ -219,7 +219,12 @@ def test_a_title_is_cut_at_two_lines():
 
 
 def test_the_same_rows_give_the_same_bytes_in_a_fresh_process():
-    code = "import sys; sys.path.insert(0, 'tests'); import json, test_plots as t; print(json.dumps({n: f().to_dict() for n, f in t.figures().items()}))"
+    code = """
+import json, sys
+sys.path.insert(0, "tests")
+import test_plots
+print(json.dumps({name: figure().to_dict() for name, figure in test_plots.figures().items()}))
+"""
     one, two = (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
@@ -236,7 +241,8 @@ from facecp_nb import plots
 rows = [dict(condition=c, accuracy=.5, low=.4, high=.6) for c in ("full", "late")]
 bundle, _ = plots.conditions(rows)._repr_mimebundle_()
 after = alt.theme.active, alt.renderers.active, torch.get_num_threads(), sorted(alt.theme.names())
-print(json.dumps([before, after, list(bundle), bundle["application/vnd.vegalite.v5+json"]["config"]["title"]["anchor"]]))
+config = bundle["application/vnd.vegalite.v5+json"]["config"]
+print(json.dumps([before, after, list(bundle), config["title"]["anchor"]]))
 """
     before, after, kinds, anchor = json.loads(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
