@@ -34,7 +34,8 @@ def evaluated(view) -> torch.Tensor:
     return space["pictures"].images
 
 MOVES = {"person": 7, "second": 9, "morph": .4, "swap": "mouth", "age": 70, "tone_shift": .3, "yaw": 30, "pitch": -12,
-         "roll": 10, "light_azimuth": -60, "light_elevation": 60, "smile": .8, "jaw": .5, "hair_style": "afro", "glasses": "round",
+         "roll": 10, "light_azimuth": -60, "light_elevation": 60, "smile": .8, "jaw": .5, "hair_style": "afro",
+         "glasses": "round",
          "mask": "surgical", "background": 5}
 
 @renders
