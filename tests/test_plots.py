@@ -1,4 +1,5 @@
-"What the plots notebooks do not teach: every figure is valid, described, small, self-contained, and re-runs to the same bytes."
+"What the plots notebooks do not teach: every figure is valid, described, small, self-contained, and equal on a re-run."
+
 import json
 import re
 import subprocess
@@ -18,77 +19,184 @@ LONG = "late with equal clean epochs - its twin that was never deprived"  # a co
 
 
 def rows(n=3):
-    return pd.DataFrame([dict(condition=c, accuracy=a, low=a - .05, high=a + .05, rearing="full", seeds=[0, 1], epochs=12, seconds=8.)
-                         for c, a in zip(("full", "early", "late")[:n], (.9, .8, .6))])
+    return pd.DataFrame(
+        [
+            dict(
+                condition=c,
+                accuracy=a,
+                low=a - 0.05,
+                high=a + 0.05,
+                rearing="full",
+                seeds=[0, 1],
+                epochs=12,
+                seconds=8.0,
+            )
+            for c, a in zip(("full", "early", "late")[:n], (0.9, 0.8, 0.6))
+        ]
+    )
 
 
 def history(seeds=(0, 1), epochs=6, names=("full", "late")):
-    return pd.DataFrame([dict(condition=c, seed=s, epoch=e, view="mouth" if e < o else "full", rate=.1 * .5**e, train_loss=2. / (e + 1),
-                              valid_loss=3. / (e + 1), valid_accuracy=.1 * e + .01 * s) for c, o in zip(names, (0, 4, 2, 3, 1)) for s in seeds for e in range(epochs)])
+    return pd.DataFrame(
+        [
+            dict(
+                condition=c,
+                seed=s,
+                epoch=e,
+                view="mouth" if e < o else "full",
+                rate=0.1 * 0.5**e,
+                train_loss=2.0 / (e + 1),
+                valid_loss=3.0 / (e + 1),
+                valid_accuracy=0.1 * e + 0.01 * s,
+            )
+            for c, o in zip(names, (0, 4, 2, 3, 1))
+            for s in seeds
+            for e in range(epochs)
+        ]
+    )
 
 
 def each(table, value, seeds=5):
     "The same table once a seed, moved by a point each."
-    return pd.concat([table.assign(seed=s, **{value: table[value] + .01 * (s - 2)}) for s in range(seeds)])
+    return pd.concat([table.assign(seed=s, **{value: table[value] + 0.01 * (s - 2)}) for s in range(seeds)])
 
 
 def contrasts():
-    return pd.DataFrame([dict(comparison=c, difference=d, low=d - .05, high=d + .05) for c, d in (("early - late", .2), (LONG, -.01))])
+    return pd.DataFrame(
+        [
+            dict(comparison=c, difference=d, low=d - 0.05, high=d + 0.05)
+            for c, d in (("early - late", 0.2), (LONG, -0.01))
+        ]
+    )
 
 
-def matrix(views=VIEWS): return [dict(reared=a, tested=b, accuracy=.9 if a == b else .3, low=.2, high=.95) for a in views for b in views]
+def matrix(views=VIEWS):
+    return [dict(reared=a, tested=b, accuracy=0.9 if a == b else 0.3, low=0.2, high=0.95) for a in views for b in views]
 
 
 def curve(arms=("replayed", "equal-clean", "untrained")):
-    return pd.DataFrame([dict(arm=a, onset=o, accuracy=.9 - .04 * o, low=.8 - .04 * o, high=.95 - .04 * o) for a in arms for o in (1, 5, 9)])
+    return pd.DataFrame(
+        [
+            dict(arm=a, onset=o, accuracy=0.9 - 0.04 * o, low=0.8 - 0.04 * o, high=0.95 - 0.04 * o)
+            for a in arms
+            for o in (1, 5, 9)
+        ]
+    )
 
 
-def orders(): return pd.DataFrame([dict(order=o, accuracy=a, low=a - .02, high=a + .02) for o, a in (("c>c>c", .86), ("m>c>c", .85), ("c>m>c", .84))])
+def orders():
+    return pd.DataFrame(
+        [
+            dict(order=o, accuracy=a, low=a - 0.02, high=a + 0.02)
+            for o, a in (("c>c>c", 0.86), ("m>c>c", 0.85), ("c>m>c", 0.84))
+        ]
+    )
 
 
-def harms(): return pd.DataFrame([dict(contrast=c, onset=o, difference=.02 * o, low=.02 * o - .03, high=.02 * o + .03)
-                                  for c in ("harm of a past", "harm of deprivation") for o in (1, 4, 9)])
+def harms():
+    return pd.DataFrame(
+        [
+            dict(contrast=c, onset=o, difference=0.02 * o, low=0.02 * o - 0.03, high=0.02 * o + 0.03)
+            for c in ("harm of a past", "harm of deprivation")
+            for o in (1, 4, 9)
+        ]
+    )
 
 
-def search(): return pd.DataFrame([dict(regime=r, view=v, seed=s, accuracy=a + .01 * s) for r, a in ((".02 in steps", .8), (".01 halved each third, averaged", .85))
-                                   for v in ("full", "mouth") for s in range(3)])
+def search():
+    return pd.DataFrame(
+        [
+            dict(regime=r, view=v, seed=s, accuracy=a + 0.01 * s)
+            for r, a in ((".02 in steps", 0.8), (".01 halved each third, averaged", 0.85))
+            for v in ("full", "mouth")
+            for s in range(3)
+        ]
+    )
 
 
 def realism(check):
     "Rows as `nbs/benchmarks/realism.ipynb` stores them, invented."
-    if check == "distances": return [dict(set=s, pairs=p, distance=d / 10, share=.25 if first <= d < first + 4 else 0.) for s in ("a", "b") for p, first in (("one person", 1), ("two people", 4)) for d in range(10)]
-    if check == "conditions": return [dict(factor=f, level=v, quantity=q, accuracy=a, low=a - .05, high=a + .01) for f in ("yaw", "age") for v, a in (("small", .98), ("large", .8)) for q in ("AUC", "rank-1")]
-    return [dict(set=s, people=n, accuracy=a, low=a - .05, high=a + .01) for s in ("a", "b") for n, a in ((50, .98), (100, .91))]
+    if check == "distances":
+        return [
+            dict(set=s, pairs=p, distance=d / 10, share=0.25 if first <= d < first + 4 else 0.0)
+            for s in ("a", "b")
+            for p, first in (("one person", 1), ("two people", 4))
+            for d in range(10)
+        ]
+    if check == "conditions":
+        return [
+            dict(factor=f, level=v, quantity=q, accuracy=a, low=a - 0.05, high=a + 0.01)
+            for f in ("yaw", "age")
+            for v, a in (("small", 0.98), ("large", 0.8))
+            for q in ("AUC", "rank-1")
+        ]
+    return [
+        dict(set=s, people=n, accuracy=a, low=a - 0.05, high=a + 0.01)
+        for s in ("a", "b")
+        for n, a in ((50, 0.98), (100, 0.91))
+    ]
 
 
-def factors(levels=5): return [dict(factor=f, level=f"{10 * v} to {10 * v + 10}°", quantity="rank-1", accuracy=.9, low=.85, high=.95) for f in ("yaw", "azimuth", "age gap") for v in range(levels)]
+def factors(levels=5):
+    return [
+        dict(factor=f, level=f"{10 * v} to {10 * v + 10}°", quantity="rank-1", accuracy=0.9, low=0.85, high=0.95)
+        for f in ("yaw", "azimuth", "age gap")
+        for v in range(levels)
+    ]
 
 
-def waves(): return [dict(pyramid=p, eccentricity=e, frequency=f, signal=1 - f, false_detail=f) for p in ("published", "antialiased") for e in (10., 40., 80., 160.) for f in (.1, .3)]
+def waves():
+    return [
+        dict(pyramid=p, eccentricity=e, frequency=f, signal=1 - f, false_detail=f)
+        for p in ("published", "antialiased")
+        for e in (10.0, 40.0, 80.0, 160.0)
+        for f in (0.1, 0.3)
+    ]
 
 
-def left(): return [dict(view=v, part=p, pyramid=y, share=.5) for v in ("full", "eyes", "mouth", "forehead") for p in ("eyes", "mouth") for y in ("published", "antialiased")]
+def left():
+    return [
+        dict(view=v, part=p, pyramid=y, share=0.5)
+        for v in ("full", "eyes", "mouth", "forehead")
+        for p in ("eyes", "mouth")
+        for y in ("published", "antialiased")
+    ]
 
 
 def figures():
-    levels = {"no deficit": .93, "chance": .02}
+    levels = {"no deficit": 0.93, "chance": 0.02}
     many = [f"replayed {n}%" for n in (10, 25, 50, 75, 90)]
-    return {"conditions": lambda: plots.conditions(rows(), chance=.02),
-            "conditions with seeds": lambda: plots.conditions(rows(), seeds=each(rows(), "accuracy"), chance=.02),
-            "rearings": lambda: plots.rearings(history()), "differences": lambda: plots.differences(contrasts(), adjusted="simultaneous over 2 comparisons"),
-            "differences with seeds": lambda: plots.differences(contrasts(), seeds=each(contrasts(), "difference"), margin=None),
-            "learning_curves": lambda: plots.learning_curves(history()), "many learning_curves": lambda: plots.learning_curves(history(names=many)),
-            "rates": lambda: plots.rates(history()), "many rates": lambda: plots.rates(history(names=many)),
-            "onset_curve": lambda: plots.onset_curve(curve(), references=levels),
-            "onset_curve with seeds": lambda: plots.onset_curve(curve(), seeds=each(curve(), "accuracy"), references=levels),
-            "confusion_of_views": lambda: plots.confusion_of_views(matrix()), "big confusion_of_views": lambda: plots.confusion_of_views(matrix([*VIEWS, "both", "nose", "none", "chin"])),
-            "order_test": lambda: plots.order_test(orders(), seeds=each(orders(), "accuracy")), "harm": lambda: plots.harm(harms(), seeds=each(harms(), "difference")),
-            "regimes": lambda: plots.regimes(search(), chosen=".02 in steps"),
-            "faces": lambda: plots.faces(np.full((16, 3, 8, 8), 99, np.uint8), list("abcdefghijklmnop"), columns=8, size=112, title="Sixteen greys"),
-            "fovea": lambda: plots.fovea([dict(distance=d, level=v, fovea="a") for d, v in ((1, 1), (8, 4), (64, 7))]),
-            "transfer": lambda: plots.transfer(waves()), "left_over": lambda: plots.left_over(left()),
-            "distance_histograms": lambda: plots.distance_histograms(realism("distances")), "by_condition": lambda: plots.by_condition(factors(), columns=3),
-            "saturation": lambda: plots.saturation(realism("saturation"))}
+    return {
+        "conditions": lambda: plots.conditions(rows(), chance=0.02),
+        "conditions with seeds": lambda: plots.conditions(rows(), seeds=each(rows(), "accuracy"), chance=0.02),
+        "rearings": lambda: plots.rearings(history()),
+        "differences": lambda: plots.differences(contrasts(), adjusted="simultaneous over 2 comparisons"),
+        "differences with seeds": lambda: plots.differences(
+            contrasts(), seeds=each(contrasts(), "difference"), margin=None
+        ),
+        "learning_curves": lambda: plots.learning_curves(history()),
+        "many learning_curves": lambda: plots.learning_curves(history(names=many)),
+        "rates": lambda: plots.rates(history()),
+        "many rates": lambda: plots.rates(history(names=many)),
+        "onset_curve": lambda: plots.onset_curve(curve(), references=levels),
+        "onset_curve with seeds": lambda: plots.onset_curve(
+            curve(), seeds=each(curve(), "accuracy"), references=levels
+        ),
+        "confusion_of_views": lambda: plots.confusion_of_views(matrix()),
+        "big confusion_of_views": lambda: plots.confusion_of_views(matrix([*VIEWS, "both", "nose", "none", "chin"])),
+        "order_test": lambda: plots.order_test(orders(), seeds=each(orders(), "accuracy")),
+        "harm": lambda: plots.harm(harms(), seeds=each(harms(), "difference")),
+        "regimes": lambda: plots.regimes(search(), chosen=".02 in steps"),
+        "faces": lambda: plots.faces(
+            np.full((16, 3, 8, 8), 99, np.uint8), list("abcdefghijklmnop"), columns=8, size=112, title="Sixteen greys"
+        ),
+        "fovea": lambda: plots.fovea([dict(distance=d, level=v, fovea="a") for d, v in ((1, 1), (8, 4), (64, 7))]),
+        "transfer": lambda: plots.transfer(waves()),
+        "left_over": lambda: plots.left_over(left()),
+        "distance_histograms": lambda: plots.distance_histograms(realism("distances")),
+        "by_condition": lambda: plots.by_condition(factors(), columns=3),
+        "saturation": lambda: plots.saturation(realism("saturation")),
+    }
 
 
 @pytest.mark.parametrize("name", figures())
@@ -111,8 +219,16 @@ def test_a_title_is_cut_at_two_lines():
 
 
 def test_the_same_rows_give_the_same_bytes_in_a_fresh_process():
-    code = "import sys; sys.path.insert(0, 'tests'); import json, test_plots as t; print(json.dumps({n: f().to_dict() for n, f in t.figures().items()}))"
-    one, two = (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2))
+    code = """
+import json, sys
+sys.path.insert(0, "tests")
+import test_plots
+print(json.dumps({name: figure().to_dict() for name, figure in test_plots.figures().items()}))
+"""
+    one, two = (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    )
     assert one == two and len(one) > 1000
 
 
@@ -125,9 +241,12 @@ from facecp_nb import plots
 rows = [dict(condition=c, accuracy=.5, low=.4, high=.6) for c in ("full", "late")]
 bundle, _ = plots.conditions(rows)._repr_mimebundle_()
 after = alt.theme.active, alt.renderers.active, torch.get_num_threads(), sorted(alt.theme.names())
-print(json.dumps([before, after, list(bundle), bundle["application/vnd.vegalite.v5+json"]["config"]["title"]["anchor"]]))
+config = bundle["application/vnd.vegalite.v5+json"]["config"]
+print(json.dumps([before, after, list(bundle), config["title"]["anchor"]]))
 """
-    before, after, kinds, anchor = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    before, after, kinds, anchor = json.loads(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
     assert before == after
     assert "application/vnd.vegalite.v5+json" in kinds and "text/html" not in kinds and anchor == "start"
 
@@ -148,36 +267,64 @@ def test_use_renderer_is_asked_for():
 
 
 def test_what_is_no_chart_and_what_has_no_words_is_refused():
-    with pytest.raises(DataError, match="finish takes"): plots.finish("a picture", "title", "words")
-    with pytest.raises(ConfigError, match="description"): plots.finish(alt.Chart(), "title", "")
+    with pytest.raises(DataError, match="finish takes"):
+        plots.finish("a picture", "title", "words")
+    with pytest.raises(ConfigError, match="no description"):
+        plots.finish(alt.Chart(), "title", "")
 
 
 def test_the_description_follows_the_rows():
     changed = rows()
-    changed.loc[2, ["accuracy", "low", "high"]] = .123, .1, .15
+    changed.loc[2, ["accuracy", "low", "high"]] = 0.123, 0.1, 0.15
     assert "late 12 % (10 to 15)" in plots.conditions(changed).description
     assert "late 60 %" in plots.conditions(rows()).description
 
 
-@pytest.mark.parametrize("draw", [plots.conditions, plots.differences, plots.learning_curves, plots.rates, plots.rearings, plots.onset_curve,
-                                  plots.confusion_of_views, plots.paper_and_ours, plots.order_test, plots.harm, plots.regimes])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        plots.conditions,
+        plots.differences,
+        plots.learning_curves,
+        plots.rates,
+        plots.rearings,
+        plots.onset_curve,
+        plots.confusion_of_views,
+        plots.paper_and_ours,
+        plots.order_test,
+        plots.harm,
+        plots.regimes,
+    ],
+)
 def test_wrong_rows_are_named(draw):
-    with pytest.raises(DataError, match=draw.__name__): draw([{"nothing": 1}])
+    with pytest.raises(DataError, match=draw.__name__):
+        draw([{"nothing": 1}])
 
 
 def test_empty_and_per_cent_tables_are_refused():
-    with pytest.raises(DataError, match="row"): plots.conditions(rows().iloc[:0])
-    with pytest.raises(DataError, match="not per cent"): plots.conditions(rows().assign(accuracy=94.))
-    with pytest.raises(DataError, match="not per cent"): plots.differences(contrasts().assign(difference=5.))
-    with pytest.raises(DataError, match="no images"): plots.faces([])
-    with pytest.raises(ConfigError, match="Choose one of"): plots.learning_curves(history(), metric="loss")
-    with pytest.raises(DataError, match="seed"): plots.conditions(rows(), seeds=rows())
-    with pytest.raises(ConfigError, match="is no phase"): plots.order_test(orders().assign(order="m>>c"))
-    with pytest.raises(DataError, match="not among the rows"): plots.regimes(search(), chosen="another")
+    with pytest.raises(DataError, match="row"):
+        plots.conditions(rows().iloc[:0])
+    with pytest.raises(DataError, match="not per cent"):
+        plots.conditions(rows().assign(accuracy=94.0))
+    with pytest.raises(DataError, match="not per cent"):
+        plots.differences(contrasts().assign(difference=5.0))
+    with pytest.raises(DataError, match="no images"):
+        plots.faces([])
+    with pytest.raises(ConfigError, match="Choose one of"):
+        plots.learning_curves(history(), metric="loss")
+    with pytest.raises(DataError, match="seed"):
+        plots.conditions(rows(), seeds=rows())
+    with pytest.raises(ConfigError, match="is no phase"):
+        plots.order_test(orders().assign(order="m>>c"))
+    with pytest.raises(DataError, match="not among the rows"):
+        plots.regimes(search(), chosen="another")
 
 
 def test_odd_rows_are_drawn():
-    assert "mouth:3 > nose" in plots.conditions(rows(1).assign(condition="mouth:3 > nose", low=np.nan, high=np.nan)).description
+    assert (
+        "mouth:3 > nose"
+        in plots.conditions(rows(1).assign(condition="mouth:3 > nose", low=np.nan, high=np.nan)).description
+    )
     assert "no network changes its view" in plots.rates(history().query("condition == 'full'")).description
     assert plots.onset_curve(curve().query("onset == 5")).to_dict()
 
@@ -185,23 +332,41 @@ def test_odd_rows_are_drawn():
 def drawn(chart, mark):
     "The layers of a chart that are drawn with `mark`, as (specification, rows)."
     spec = chart.to_dict()
-    return [(la, spec["datasets"][la.get("data", spec.get("data"))["name"]]) for la in spec["layer"]
-            if (la["mark"] if isinstance(la["mark"], str) else la["mark"]["type"]) == mark]
+    return [
+        (la, spec["datasets"][la.get("data", spec.get("data"))["name"]])
+        for la in spec["layer"]
+        if (la["mark"] if isinstance(la["mark"], str) else la["mark"]["type"]) == mark
+    ]
 
 
 def test_a_difference_is_in_points_and_filled_where_zero_is_excluded():
     chart = plots.differences(contrasts(), adjusted="simultaneous over 2 comparisons")
     spec, data = drawn(chart, "point")[0]
-    assert [(r["difference_points"], r["zero"]) for r in data] == [(20, "interval excludes zero"), (-1, "zero is inside")]
-    assert spec["encoding"]["x"]["title"] == ["difference in points (95 % interval)", "intervals: simultaneous over 2 comparisons", "pale band: within \u00b13 points"]
+    assert [(r["difference_points"], r["zero"]) for r in data] == [
+        (20, "interval excludes zero"),
+        (-1, "zero is inside"),
+    ]
+    assert spec["encoding"]["x"]["title"] == [
+        "difference in points (95 % interval)",
+        "intervals: simultaneous over 2 comparisons",
+        "pale band: within \u00b13 points",
+    ]
     assert drawn(chart, "rect")[0][1] == [{"low": -3, "high": 3}]
-    assert "early - late: +20 points (+15 to +25)" in chart.description and "within 3 points of zero" in chart.description
+    assert (
+        "early - late: +20 points (+15 to +25)" in chart.description and "within 3 points of zero" in chart.description
+    )
     without = plots.differences(contrasts(), margin=None)
     assert drawn(without, "rect") == [] and "pale band" not in without.description
 
 
-@pytest.mark.parametrize("chart, seeds", [(plots.conditions(rows(), seeds=each(rows(), "accuracy")), 15), (plots.onset_curve(curve(), seeds=each(curve(), "accuracy")), 45),
-                                          (plots.harm(harms(), seeds=each(harms(), "difference")), 30)])
+@pytest.mark.parametrize(
+    "chart, seeds",
+    [
+        (plots.conditions(rows(), seeds=each(rows(), "accuracy")), 15),
+        (plots.onset_curve(curve(), seeds=each(curve(), "accuracy")), 45),
+        (plots.harm(harms(), seeds=each(harms(), "difference")), 30),
+    ],
+)
 def test_every_seed_is_a_dot(chart, seeds):
     assert [len(data) for _, data in drawn(chart, "point")][-1] == seeds
     assert "Small dots: 5 seeds." in chart.description
@@ -215,12 +380,15 @@ def test_arms_stand_beside_each_other():
 
 def test_equal_rates_share_a_line_with_a_diamond_each():
     chart = plots.rates(history(names=("full", "late", "early")))
-    (_, line), = drawn(chart, "line")
-    (_, turns), = drawn(chart, "point")
+    ((_, line),) = drawn(chart, "line")
+    ((_, turns),) = drawn(chart, "point")
     assert {r["line"] for r in line} == {"full, early, late"} and {r["condition"] for r in turns} == {"early", "late"}
     assert len(line) == 6
     other = history(names=("full", "late")).assign(rate=lambda t: t.rate * np.where(t.condition == "late", 2, 1))
     assert len(drawn(plots.rates(other), "line")) == 2
+    many = plots.rates(history(names=[f"replayed {n}%" for n in (10, 25, 50, 75, 90)]))
+    assert many.title.text == ["4 onsets, at rates from 0.05 to 0.0063, on 1 staircase"]
+    assert {r["line"] for r in drawn(many, "line")[0][1]} == {"replayed 10% and 4 more"}
 
 
 def test_onsets_are_marked_in_learning_curves():
@@ -237,15 +405,29 @@ def test_the_phases_of_an_order_stand_beside_its_end():
 
 
 def test_new_names_have_their_own_colours():
-    for name in ("full+equal-updates", "late+equal-clean", "untrained+late", "late+kd+at", "replayed", "equal-clean", "untrained", "equal-updates", "window"):
+    for name in (
+        "full+equal-updates",
+        "late+equal-clean",
+        "untrained+late",
+        "late+kd+at",
+        "replayed",
+        "equal-clean",
+        "untrained",
+        "equal-updates",
+        "window",
+    ):
         assert name in plots.COLOURS and name in plots.SHAPES and name in plots.CONDITIONS
     assert len({plots.COLOURS[n] for n in plots.ARM_COLOURS}) == len(plots.ARM_COLOURS)
     assert len({plots.SHAPES[n] for n in plots.ARM_COLOURS}) == len(plots.ARM_COLOURS)
 
 
 def test_claims_are_a_small_table():
-    assert plots.check({"one": True, "two": np.False_}, enforce=False).to_dict("list") == {"claim": ["one", "two"], "holds": [True, False]}
-    with pytest.raises(AssertionError, match="two"): plots.check({"one": True, "two": False})
+    assert plots.check({"one": True, "two": np.False_}, enforce=False).to_dict("list") == {
+        "claim": ["one", "two"],
+        "holds": [True, False],
+    }
+    with pytest.raises(AssertionError, match="two"):
+        plots.check({"one": True, "two": False})
 
 
 @pytest.mark.parametrize("shape", [(3, 9, 7), (9, 7, 3), (9, 7), (1, 9, 7)])
@@ -262,29 +444,40 @@ def test_figures_of_the_fovea_chapter():
     assert "level 7.0 at 64 pixels" in figures()["fovea"]().description
     assert "mouth view, eyes, published: 50 %" in plots.left_over(left()).description
     assert "at most 30 % false detail, at 10 pixels" in plots.transfer(waves()).description
-    sure = [r | dict(low=.4, high=.6) for r in left()]
+    sure = [r | dict(low=0.4, high=0.6) for r in left()]
     assert "mouth view, eyes, published: 50 % (40 to 60)" in plots.left_over(sure).description
 
 
 REALISM = {"distances": plots.distance_histograms, "conditions": plots.by_condition, "saturation": plots.saturation}
 
 
-@pytest.mark.parametrize("check, said, titled", [
-    ("distances", "a: 100.0 % of the pairs of one person and 50.0 % of the pairs of two people lie below 0.6", "Below 0.6: a 100\u00a0% of one person, 50\u00a0% of two"),
-    ("conditions", "age large, rank-1 80.0 % (75.0 to 81.0)", "AUC is lowest at yaw large: 80\u00a0%"), ("saturation", "b, 100 people: 91.0 % (86.0 to 92.0)", "A: 91\u00a0% among 100")])
+@pytest.mark.parametrize(
+    "check, said, titled",
+    [
+        (
+            "distances",
+            "a: 100.0 % of the pairs of one person and 50.0 % of the pairs of two people lie below 0.6",
+            "Below 0.6: a 100\u00a0% of one person, 50\u00a0% of two",
+        ),
+        ("conditions", "age large, rank-1 80.0 % (75.0 to 81.0)", "AUC is lowest at yaw large: 80\u00a0%"),
+        ("saturation", "b, 100 people: 91.0 % (86.0 to 92.0)", "A: 91\u00a0% among 100"),
+    ],
+)
 def test_figures_of_the_realism_check(check, said, titled):
     chart = REALISM[check](realism(check))
     assert said in chart.description and titled in " ".join(chart.title.text)
     assert len(json.dumps(chart.to_dict())) < 20_000
-    with pytest.raises(DataError): REALISM[check]([{"nothing": 1}])
+    with pytest.raises(DataError):
+        REALISM[check]([{"nothing": 1}])
 
 
 def test_a_quantity_that_never_moves_is_said_to_be_constant():
-    constant = pd.DataFrame(realism("conditions")).assign(accuracy=1., low=1., high=1.)
+    constant = pd.DataFrame(realism("conditions")).assign(accuracy=1.0, low=1.0, high=1.0)
     chart = plots.by_condition(constant)
     assert "AUC is 100\u00a0% throughout" in " ".join(chart.title.text)
     assert '"domain": [0.9, 1]' in json.dumps(chart.to_dict())
 
 
 def test_pairs_of_another_kind_are_refused():
-    with pytest.raises(ConfigError, match="one person, two people"): plots.distance_histograms([dict(set="a", pairs="three people", distance=.1, share=1.)])
+    with pytest.raises(ConfigError, match="one person, two people"):
+        plots.distance_histograms([dict(set="a", pairs="three people", distance=0.1, share=1.0)])

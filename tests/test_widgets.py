@@ -13,7 +13,8 @@ from selenium.webdriver.common.keys import Keys
 from facecp_nb import people, widgets
 from facecp_nb.core import ConfigError, DataError
 
-renders = pytest.mark.skipif(not people.can_render(), reason="anny and warp are not installed (pip install 'facecp_nb[render]')")
+renders = pytest.mark.skipif(not people.can_render(),
+                             reason="anny and warp are not installed (pip install 'facecp_nb[render]')")
 
 @pytest.fixture
 def explorer(monkeypatch):
@@ -32,8 +33,10 @@ def evaluated(view) -> torch.Tensor:
     exec(view.code.value, space)
     return space["pictures"].images
 
-MOVES = {"person": 7, "second": 9, "morph": .4, "swap": "mouth", "age": 70, "tone_shift": .3, "yaw": 30, "pitch": -12, "roll": 10, "light_azimuth": -60,
-         "light_elevation": 60, "smile": .8, "jaw": .5, "hair_style": "afro", "glasses": "round", "mask": "surgical", "background": 5}
+MOVES = {"person": 7, "second": 9, "morph": .4, "swap": "mouth", "age": 70, "tone_shift": .3, "yaw": 30, "pitch": -12,
+         "roll": 10, "light_azimuth": -60, "light_elevation": 60, "smile": .8, "jaw": .5, "hair_style": "afro",
+         "glasses": "round",
+         "mask": "surgical", "background": 5}
 
 @renders
 def test_every_control_changes_the_picture(explorer):
@@ -107,7 +110,8 @@ before = state()
 import facecp_nb.widgets
 print(json.dumps([before, state()]))
 """
-    before, after = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = json.loads(run.stdout)
     assert before == after
 
 def test_silly_requests_are_refused():
@@ -131,7 +135,8 @@ def test_in_a_browser(lab):
         assert page.find('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]') == []
         picture = page.wait(lambda: page.find(".jp-Notebook img.widget-image"), 30)[0]
         labels = page.find(".jp-Notebook .widget-label, .jp-Notebook .widget-label-basic span")
-        clipped = [e.text for e in labels if window.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth && arguments[0].clientWidth > 0", e)]
+        cut = "const e = arguments[0]; return e.scrollWidth > e.clientWidth && e.clientWidth > 0"
+        clipped = [e.text for e in labels if window.execute_script(cut, e)]
         assert len(labels) > 15 and clipped == []
         slider = next(e for e in page.find(".jp-Notebook .widget-slider") if e.text.startswith("yaw"))
         code = page.find(".jp-Notebook .widget-textarea textarea")[0]

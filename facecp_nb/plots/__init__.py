@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/plots/00_plots.ipynb #b1235f82
+# %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
 from facecp_nb.plots.charts import (
     METRICS, by_condition, confusion_of_views, distance_histograms, epoch_axis, faces, fovea, learning_curves,
     left_over, onsets_of, paper_and_ours, saturation, transfer,
@@ -20,8 +20,9 @@ from facecp_nb.plots.theme import (
 
 __all__ = [
     "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FORMATS", "METRICS", "PHASES", "SHAPES",
-    "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions", "confusion_of_views", "data_uri",
-    "differences", "distance_histograms", "epoch_axis", "faces", "finish", "fovea", "harm", "in_order", "learning_curves", "left_over",
-    "onset_curve", "onsets_of", "order_test", "paper_and_ours", "percent", "phases_of", "points", "rates", "rearings",
-    "regimes", "saturation", "save", "shape_scale", "theme", "transfer", "use_renderer",
+    "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions", "confusion_of_views",
+    "data_uri", "differences", "distance_histograms", "epoch_axis", "faces", "finish", "fovea", "harm", "in_order",
+    "learning_curves", "left_over", "onset_curve", "onsets_of", "order_test", "paper_and_ours", "percent",
+    "phases_of", "points", "rates", "rearings", "regimes", "saturation", "save", "shape_scale", "theme", "transfer",
+    "use_renderer",
 ]

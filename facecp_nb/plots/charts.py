@@ -219,7 +219,7 @@ def fovea(
                   "Line chart of the blur level against the distance from a fixation on a doubling scale. Near the "
                   f"fixation the level is 1, untouched; it then rises by about one with each doubling. {said}.")
 
-# %% ../../nbs/library/plots/02_charts.ipynb #ee2c39c5
+# %% ../../nbs/library/plots/02_charts.ipynb #7086cfbf
 _RINGS = ("#1B2A49", "#3274A1", "#2CA58D", "#E1812C", "#7B3FA0", "#6B6B6B")
 _PARTS = {"signal": "comes through", "false_detail": "false detail"}
 
@@ -282,7 +282,7 @@ def panel_title(
     name: str,
 ) -> alt.TitleParams:
     "The quiet title of one panel among several."
-    return alt.TitleParams(name, fontSize=13, fontWeight=400)
+    return alt.TitleParams(name, fontSize=13, fontWeight=400, frame="group")
 
 # %% ../../nbs/library/plots/02_charts.ipynb #0cb803c6
 def left_over(

@@ -205,7 +205,7 @@ def rearings(
     chart = _bars(phases, order, width or room(order), "epoch").properties(height=alt.Step(26))
     return finish(chart, title, f"Bars of the views seen over the epochs. {said}.")
 
-# %% ../../nbs/library/plots/03_period.ipynb #bca0b92a
+# %% ../../nbs/library/plots/03_period.ipynb #fb4c5176
 def _staircases(table):
     "Condition -> the conditions that share its rates in all epochs that both have, longest life first."
     rate = {c: t.set_index("epoch").rate for c, t in table.groupby("condition")}
@@ -215,6 +215,10 @@ def _staircases(table):
         groups.append([c]) if same is None else same.append(c)
     return {c: in_order(g) for g in groups for c in g}
 
+def _together(names):
+    "How a line is called that stands for all of `names`."
+    return ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} more"
+
 def _some(rates):
     "The rates that were used, for the ticks; every second or third where there are many."
     used = sorted({float(f"{r:.2g}") for r in rates})
@@ -223,6 +227,11 @@ def _some(rates):
 def _nested(n):
     "Widths of lines that are drawn on top of each other, thick first."
     return [max(1.5, 2 + 2.5 * (n - 1 - i)) for i in range(n)]
+
+def _rates_title(said, onsets, lines):
+    if len(onsets) < 3: return f"{said[0].upper()}{said[1:]}"
+    return (f"{len(onsets)} onsets, at rates from {onsets.rate.max():.2g} to {onsets.rate.min():.2g}, on "
+            f"{len(lines)} staircase{'s' * (len(lines) > 1)}")
 
 def rates(
     history: pd.DataFrame,     # condition, epoch, view, rate
@@ -237,8 +246,8 @@ def rates(
     onsets, table = onsets_of(table).query("rate > 0"), table[table.rate > 0]
     shared = _staircases(table)
     order = in_order(table.condition)
-    lines = list(dict.fromkeys(", ".join(shared[c]) for c in order))
-    name = lambda data: data.assign(line=data.condition.map(lambda c: ", ".join(shared[c])))
+    lines = list(dict.fromkeys(_together(shared[c]) for c in order))
+    name = lambda data: data.assign(line=data.condition.map(lambda c: _together(shared[c])))
     longest = name(table.loc[table.groupby("condition").epoch.transform("size").sort_values(ascending=False).index])
     longest = longest.drop_duplicates(["line", "epoch"]).sort_values(["line", "epoch"])[["line", "epoch", "rate"]]
     chosen = alt.selection_point(name="chosen", fields=["line"], bind="legend")
@@ -256,7 +265,8 @@ def rates(
         ),
         opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
     )
-    colours = [COLOURS.get(line, "#8A8A8A" if "," in line else "#4C6A92") for line in lines]
+    several = {_together(g): ", ".join(g) for g in shared.values() if len(g) > 1}
+    colours = [COLOURS.get(line, "#8A8A8A" if line in several else "#4C6A92") for line in lines]
     colour = alt.Color("line:N", scale=alt.Scale(domain=lines, range=colours), sort=lines, title="rate of",
                        legend=legend(lines, "rate of", symbolType="stroke", symbolStrokeWidth=3))
     marks = [alt.Chart(longest[longest.line == line]).mark_line(interpolate="step-after", strokeWidth=wide).encode(
@@ -283,11 +293,11 @@ def rates(
         f"{r.condition} turns to {r.view} in epoch {r.epoch} at a rate of {r.rate:.2g}" for r in onsets.itertuples()
     )
     said = said or "no network changes its view"
-    together = "".join(f" One line stands for {line}." for line in lines if "," in line)
+    together = "".join(f" One line stands for {all_of}." for all_of in several.values())
     chart = alt.layer(*marks).properties(width=width or room(axis=70), height=height)
     return finish(
         chart,
-        title or f"{said[0].upper()}{said[1:]}",
+        title or _rates_title(said, onsets, lines),
         f"Steps of the learning rate over the epochs on a logarithmic axis, from {table.rate.max():.2g} down to "
         f"{table.rate.min():.2g}; {said}.{together}",
     )
