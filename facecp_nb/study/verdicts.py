@@ -32,8 +32,10 @@ def harm_sentence(
     if outcome == "gain": return f"the late network ends above its twin ({said})"
     return f"whether a loss remains {given_back} is not decided ({said}; {power[0].lower()}{power[1:].rstrip('.')})"
 
-def _with(d, above, below):
-    return above if d["low"] > 0 else below if d["high"] < 0 else "cannot be told from nothing"
+def _said(what, d, above, below):
+    "`what` and what it did, or that these seeds do not decide it."
+    if d["low"] <= 0 <= d["high"]: return f"whether {what} {above} or {below} is not decided ({_points(d)})"
+    return f"{what} {above if d['low'] > 0 else below} ({_points(d)})"
 
 def sentence_of(
     accuracy: dict,      # condition -> accuracy: full, early, late
@@ -49,10 +51,8 @@ def sentence_of(
             f"(full rearing: {full})")
     if gap["low"] <= 0:
         return f"{seen}, a difference that could be chance, so no loss was shown that would need explaining."
-    before = f"what it had learned before the onset {_with(past, 'helped', 'harmed')} ({_points(past)})"
-    parts = [seen, harm_sentence(harm, power), before]
-    if helped is not None:
-        parts.append(f"a teacher {_with(helped, 'recovers part of the loss', 'makes it worse')} ({_points(helped)})")
+    parts = [seen, harm_sentence(harm, power), _said("what it had learned before the onset", past, "helped", "harmed")]
+    if helped is not None: parts.append(_said("a teacher", helped, "helped", "harmed"))
     return "; ".join(parts) + "."
 
 def verdict(
