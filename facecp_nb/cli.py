@@ -91,16 +91,21 @@ def _named(option: str, text: str) -> tuple[str, str]:
     if not equals: raise ConfigError(f"{option} {text!r} has no value. Write {option} name=value.")
     return name, value
 
-# %% ../nbs/library/17_cli.ipynb #4bba1bb4
+# %% ../nbs/library/17_cli.ipynb #3f095ecd
 def kernel_manager(
     log: Path,  # the file for what the kernel's process says besides its messages
 ) -> type:      # a manager of kernels, for nbclient's and papermill's `kernel_manager_class`
     "A manager whose kernels write their own noise to `log` and talk through sockets in the file system."
+    import tempfile
+    from uuid import uuid4
+
     from jupyter_client.manager import AsyncKernelManager
 
     class QuietManager(AsyncKernelManager):
         async def start_kernel(self, **kwargs):
-            if sys.platform != "win32": self.transport = "ipc"
+            if sys.platform != "win32":
+                # an absolute place, since the kernel may work in another folder, and a short one: 107 letters at most
+                self.transport, self.ip = "ipc", f"{tempfile.gettempdir()}/facecp-{uuid4().hex[:12]}"
             with open(log, "ab") as said: return await super().start_kernel(stdout=said, stderr=said, **kwargs)
 
     return QuietManager
