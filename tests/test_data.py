@@ -12,6 +12,8 @@ from PIL import Image
 from torchvision.transforms.functional import resized_crop
 
 from facecp_nb import data
+from facecp_nb.data import faceset, sources
+from facecp_nb.data import records as records_
 from facecp_nb.core import BOX_COLUMNS, LANDMARK_COLUMNS, ConfigError, DataError
 
 
@@ -181,6 +183,67 @@ def test_crop_names_a_box_that_cannot_be_cut(box):
         data.crop(torch.zeros(2, 3, 20, 20), torch.tensor([[0, 0, 5, 5], box], dtype=torch.float32), 8)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_table_without_problems_can_be_cut_and_one_that_cannot_has_a_problem(seed):
+    "Boxes of every kind, also such as float32 rounds away: `problems` refuses a row where `crop` does, and no other."
+    rng = np.random.default_rng(seed)
+    some = table(1, 200, jpeg=written(noise()))
+    some["split"] = "train"
+    middle, half = rng.normal(20, 25, (200, 2)), np.exp(rng.normal(2, 2, (200, 2)))
+    boxes = np.hstack([middle - half, middle + half])
+    boxes[:5] = [[5, 5, 5 + 1e-9, 9], [-40, -30, 80, 60], [-40.001, 0, 9, 9], [3, 3, np.inf, 9], [0, 0, 1e39, 5]]
+    some[list(BOX_COLUMNS)] = boxes
+    refused = set()
+    for k in range(200):
+        try: assert data.crop(torch.rand(1, 3, 30, 40), torch.tensor(boxes[[k]], dtype=torch.float32), 8).isfinite().all()
+        except DataError: refused.add(k)
+    assert refused == {k for k in range(200) if data.problems(some.iloc[[k]])} and 20 < len(refused) < 180
+    good = some.drop(index=list(refused))
+    assert len(data.FaceSet(good).crops(8)) == len(good)
+
+
+@pytest.mark.parametrize("size", [2.5, 0, -3, True, "8", None])
+def test_a_size_that_is_no_number_of_pixels_is_refused(size):
+    with pytest.raises(ConfigError, match="size of crop"):
+        data.crop(torch.zeros(1, 3, 9, 9), torch.tensor([[0., 0, 5, 5]]), size)
+    with pytest.raises(ConfigError, match="size of crops"): data.FaceSet(table(2, 4)).crops(size)
+
+
+@pytest.mark.parametrize("images, boxes, words", [
+    (torch.zeros(3, 9, 9), torch.zeros(1, 4), "B, C, H, W"), (torch.zeros(2, 3, 9, 9), torch.zeros(1, 4), "boxes"),
+    (torch.zeros(1, 3, 9, 9, dtype=torch.int64), torch.zeros(1, 4), "floating point"), (np.zeros((1, 3, 9, 9)), torch.zeros(1, 4), "ndarray")])
+def test_crop_names_what_it_cannot_take(images, boxes, words):
+    with pytest.raises(DataError, match=words): data.crop(images, boxes, 8)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_crop_stays_on_the_device_of_its_images():
+    images, box = torch.rand(2, 3, 30, 40), torch.tensor([[2., 3, 30, 28]] * 2)
+    there = data.crop(images.cuda(), box, 16)
+    assert there.device.type == "cuda"
+    torch.testing.assert_close(there.cpu(), data.crop(images, box, 16), atol=1e-4, rtol=0)
+    faces = data.FaceSet(table(2, 4))
+    there = faces.crops(16, device="cuda")
+    assert there.device.type == "cuda" and (there.cpu().int() - faces.crops(16).int()).abs().max() <= 1
+
+
+def test_pictures_of_one_shape_are_grouped_in_order():
+    shapes = ["a", "b", "a", "c", "a", "b"]
+    assert list(data.by_shape(shapes)) == [[0, 2, 4], [1, 5], [3]]
+    assert list(data.by_shape(shapes, limit=2)) == [[0, 2], [4], [1, 5], [3]]
+    assert list(data.by_shape([])) == []
+
+
+def test_the_face_of_the_package_is_light_and_hands_on_every_name():
+    code = ("import sys, facecp_nb.data as d; assert 'facenet_pytorch' not in sys.modules; "
+            "assert 'facecp_nb.data.detection' not in sys.modules; d.rendered; d.examine; "
+            "assert all(getattr(d, n) is not None for n in d.__all__) and set(d.__all__) <= set(dir(d)); "
+            "assert 'facenet_pytorch' not in sys.modules; print('light')")
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "light", answer.stderr
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"): data.nothing
+
+
 def test_crops_of_mixed_sizes_are_the_single_crops():
     some = table(2, 6)
     some.loc[3, "jpeg"], some.loc[3, ["width", "height"]] = written(noise(60, 50, seed=9)), [50, 60]
@@ -207,7 +270,7 @@ def test_how_many_people_are_held_out(people, held):
     records = pd.DataFrame([(f"{p}/{i}", f"{p}") for p in range(people) for i in range(5)], columns=["image", "person"])
     done = data.assign_splits(records)
     assert done.loc[done["split"] == "verification", "person"].nunique() == held
-    assert not data._split_problems(done)
+    assert not records_._split_problems(done)
 
 
 def test_a_split_is_the_same_on_every_machine():
@@ -216,16 +279,23 @@ def test_a_split_is_the_same_on_every_machine():
     done = data.assign_splits(records)
     assert "".join(done["split"].str[:2].tolist()) == FROZEN
     composed, decomposed = "J\u00fcrgen", "Ju\u0308rgen"
-    assert data._rank([f"{composed}/{i}" for i in range(9)]) == [n.replace(decomposed, composed) for n in data._rank([f"{decomposed}/{i}" for i in range(9)])]
+    assert records_._rank([f"{composed}/{i}" for i in range(9)]) == [n.replace(decomposed, composed) for n in records_._rank([f"{decomposed}/{i}" for i in range(9)])]
 
 
 FROZEN = "trtrtrtevatetrtrtrtrtrtevatetrtrtevatrtrtevevevevevevevevatrtrtetetrtr"
 
 
-@pytest.mark.parametrize("held_out, error", [(5, "0 to 4"), (-1, "0 to 4"), (["nobody"], "nobody")])
+@pytest.mark.parametrize("held_out, error", [(5, "at most 4"), (-1, "at most 4"), (["nobody"], "nobody")])
 def test_held_out_values_that_cannot_be(held_out, error):
     with pytest.raises(ConfigError, match=error):
         data.assign_splits(table(), held_out=held_out)
+
+
+@pytest.mark.parametrize("held_out", [["p1", "p4"], ("p1", "p4"), {"p1", "p4"}, np.array(["p1", "p4"]), pd.Index(["p1", "p4"])])
+def test_people_may_be_held_out_by_name(held_out):
+    done = data.assign_splits(table(), held_out=held_out)
+    assert set(done.loc[done["split"] == "verification", "person"]) == {"p1", "p4"}
+    assert data.assign_splits(table(), held_out=np.int64(2))["split"].eq("verification").sum() == 16
 
 
 def test_majority_of_uneven_people():
@@ -236,7 +306,7 @@ def test_majority_of_uneven_people():
 # ---------------------------------------------------------------- sets
 def test_nothing_is_decoded_before_it_is_read(monkeypatch):
     calls = []
-    monkeypatch.setattr(data, "decode", lambda s, real=data.decode: calls.append(1) or real(s))
+    monkeypatch.setattr(faceset, "decode", lambda s, real=data.decode: calls.append(1) or real(s))
     faces = data.FaceSet(table())
     faces.fingerprint, faces.labels, faces.boxes, faces.split("train")
     assert not calls
@@ -302,7 +372,8 @@ def test_the_fingerprint_does_not_ask_how_wide_a_float_was_stored():
 @pytest.mark.parametrize("column, value, words", [
     ("image", "p0/1.png", "occurred before"), ("image", "", "not a name"), ("person", None, "not a name"), ("split", "exam", "not one of"),
     ("split", None, "not one of"), ("mouth_left_x", np.nan, "not a finite"), ("nose_y", np.inf, "not a finite"), ("box_y1", 4., "no area"),
-    ("width", 0, "below one pixel"), ("box_x0", 60., "no area"), ("jpeg", b"", "no image bytes"), ("jpeg", "text", "no image bytes")])
+    ("width", 0, "below one pixel"), ("width", 40.5, "whole number"), ("height", 2000, "exceeds 1024"), ("mouth_right_y", 1e39, "not a finite"),
+    ("box_x0", 60., "no area"), ("box_x0", -41., "own size"), ("box_y1", 61., "own size"), ("jpeg", b"", "no image bytes"), ("jpeg", "text", "no image bytes")])
 def test_a_wrong_cell_is_named_by_row_and_column(column, value, words):
     some = table()
     some[column] = some[column].astype(object)
@@ -335,7 +406,7 @@ def test_a_damaged_shipped_file_is_a_DataError(tmp_path, monkeypatch, content, w
     path = tmp_path / "faces.parquet"
     if content: path.write_bytes(content)
     else: table().drop(columns="nose_x").to_parquet(path)
-    monkeypatch.setattr(data, "shipped", lambda name: path)
+    monkeypatch.setattr(sources, "shipped", lambda name: path)
     with pytest.raises(DataError, match=words): data.rendered()
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from facecp_nb import detection
-from facecp_nb.core import ConfigError
+from facecp_nb import data
+from facecp_nb.core import BOX_COLUMNS, ConfigError, DataError, FaceCPError
+from facecp_nb.data import detection
 
 FACE = np.array([[20, 15, 140, 150, .99, 55, 60, 105, 60, 80, 90, 60, 120, 100, 120]])  # box, p, five points
 
@@ -27,15 +28,23 @@ def fill(folder, people=3, images=6, start=0):
     return folder
 
 
+class Always:
+    "A detector that finds the same face in every picture."
+    name = "always 1.0"
+
+    def __init__(self, face=FACE): self.face = face
+    def __call__(self, images): return [self.face] * len(images)
+
+
 @pytest.fixture
 def seen(monkeypatch, store):
     "Replace MTCNN: a picture has one face unless its green is 250. Collects how many pictures it was shown."
     shown = []
 
-    def find(images, min_face=40):
+    def find(self, images):
         shown.append(len(images))
         return [FACE[:0] if image[0, 0, 1] == 250 else FACE for image in images]
-    monkeypatch.setattr(detection, "find_faces", find)
+    monkeypatch.setattr(detection.Mtcnn, "__call__", find)
     return shown
 
 
@@ -94,10 +103,10 @@ def test_an_interrupted_run_repeats_no_finished_piece(tmp_path, seen, monkeypatc
     monkeypatch.setattr(detection, "CHUNK", 5)
     find, calls = detection.find_faces, []
 
-    def third_fails(images, min_face=40):
+    def third_fails(images, detector):
         calls.append(1)
         if len(calls) == 3: raise KeyboardInterrupt
-        return find(images, min_face)
+        return find(images, detector)
     monkeypatch.setattr(detection, "find_faces", third_fails)
     with pytest.raises(KeyboardInterrupt): detection.from_folder(folder)
     assert sum(seen) == 10
@@ -118,12 +127,11 @@ CHILD = """
 import sys, time
 sys.path.insert(0, {tests!r})
 import numpy as np
-from facecp_nb import detection
+from facecp_nb.data import detection
 from test_detection import FACE
 detection.CHUNK = 4
-def find(images, min_face=40): time.sleep(.05); return [FACE] * len(images)
-detection.find_faces = find
-detection.code_hash = lambda modules: "fixed"
+def find(self, images): time.sleep(.05); return [FACE] * len(images)
+detection.Mtcnn.__call__ = find
 print(detection.from_folder({folder!r}).fingerprint)
 """
 
@@ -147,7 +155,7 @@ def test_a_killed_run_is_taken_up_where_it_was(tmp_path, monkeypatch):
         assert all(p.stat().st_mtime_ns == t for p, t in written.items() if p.exists())
         time.sleep(.05)
     answer = again.communicate()[0].strip()
-    monkeypatch.setattr(detection, "find_faces", lambda images, min_face=40: [FACE] * len(images))
+    monkeypatch.setattr(detection.Mtcnn, "__call__", lambda self, images: [FACE] * len(images))
     monkeypatch.setenv("FACECP_HOME", str(tmp_path / "b"))
     assert answer == detection.from_folder(folder).fingerprint
 
@@ -164,7 +172,7 @@ def test_two_processes_at_once_give_one_result(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("settings, words", [
     (dict(per_person=3), "per_person is 3"), (dict(min_images=2), "min_images is 2"), (dict(min_images=5.5), "whole number"),
-    (dict(probability=1.5), "probability is 1.5"), (dict(probability="high"), "'high'"), (dict(min_face=True), "min_face is True"), (dict(held_out=9), "held_out is 9")])
+    (dict(probability=1.5), "probability is 1.5"), (dict(probability="high"), "'high'"), (dict(min_face=True), "min_face is True"), (dict(held_out=9), "held_out .of 3 people. is 9"), (dict(detector=lambda images: []), "has no name")])
 def test_settings_that_cannot_be(tmp_path, seen, settings, words):
     with pytest.raises(ConfigError, match=words): detection.from_folder(fill(tmp_path / "f"), **settings)
 
@@ -173,13 +181,13 @@ def test_settings_that_cannot_be(tmp_path, seen, settings, words):
 def test_open_faces_says_what_it_takes(tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     Path("a-file").write_text("x")
-    with pytest.raises(ConfigError, match="neither the word 'rendered' nor a folder"): detection.open_faces(source)
+    with pytest.raises(ConfigError, match="neither the word 'rendered' nor a folder"): data.open_faces(source)
 
 
 def test_open_faces_reads_a_folder_relative_to_the_caller(tmp_path, seen, monkeypatch):
     fill(tmp_path / "f")
     monkeypatch.chdir(tmp_path)
-    faces = detection.open_faces("f")
+    faces = data.open_faces("f")
     monkeypatch.chdir("/")
     assert len(faces) == 18 and faces.read([0])[0].shape == (3, 160, 160)
 
@@ -196,18 +204,119 @@ def test_coordinates_come_back_in_pixels_of_the_file():
     assert np.allclose(back[0, 6::2], FACE[0, 6::2] * 112 / 195)
 
 
-def test_a_batch_that_fails_is_asked_picture_by_picture(monkeypatch):
-    class Fragile:
-        def detect(self, images, landmarks):
-            if (images == 13).any(): raise RuntimeError("degenerate box")
-            n = len(images)
-            return [FACE[:, :4]] * n, [FACE[:, 4]] * n, [FACE[:, 5:].reshape(1, 5, 2)] * n
-    monkeypatch.setattr(detection, "_detector", lambda *a: Fragile())
+def fragile(error):
+    "A detector that fails on a batch with a picture of value 13."
+    def find(images):
+        if (images == 13).any(): raise error
+        return [FACE] * len(images)
+    return find
+
+
+def test_a_batch_that_fails_is_asked_picture_by_picture():
     images = np.zeros((3, 8, 8, 3), np.uint8)
     images[1] = 13
-    found = detection.find_faces(images)
+    found = detection.find_faces(images, fragile(RuntimeError("degenerate box")))
     assert found[1] is None and all(np.array_equal(found[i], FACE) for i in (0, 2))
     assert detection.judge(found[1])["reason"] == "the detector failed on this picture"
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("Tried to allocate 2 GiB"), torch.AcceleratorError("an illegal access was encountered", 700),
+    RuntimeError("CUDA error: device-side assert triggered"), RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), RuntimeError("Expected all tensors to be on the same device")])
+def test_what_the_machine_did_is_no_pictures_fault(tmp_path, store, error):
+    "It ends the search in one sentence, and no manifest says that the pictures hold no face."
+    detector = fragile(error)
+    detector.name = "fragile"
+    folder = fill(tmp_path / "f")
+    Image.new("RGB", (160, 160), (13, 13, 13)).save(folder / "p1/x.png")
+    with pytest.raises(FaceCPError, match="on the device 'cpu'.*FACECP_DEVICE=cpu"): detection.from_folder(folder, detector=detector)
+    assert not list((tmp_path / "store").rglob("*.parquet"))
+
+
+def test_a_wrong_setting_in_a_detector_is_not_a_pictures_fault():
+    with pytest.raises(ConfigError, match="FACECP_DEVICE"): detection.find_faces(np.zeros((1, 8, 8, 3), np.uint8) + 13, fragile(ConfigError("FACECP_DEVICE is odd")))
+
+
+@pytest.mark.parametrize("answers", [[], [FACE], [FACE[:, :14]] * 2, [FACE[0]] * 2])
+def test_answers_of_another_shape_are_refused(answers):
+    with pytest.raises(ConfigError, match=r"must give one a picture, \(faces, 15\)"):
+        detection.find_faces(np.zeros((2, 8, 8, 3), np.uint8), lambda images: answers)
+
+
+# ---------------------------------------------------------------- the box that is cut
+def face(box, points=(50, 60, 120, 60, 85, 100, 55, 150, 115, 150), p=.99): return np.array([[*box, p, *points]], float)
+
+
+POINTS = (50, 60, 120, 60, 85, 100, 55, 150, 115, 150)
+RULE = {
+    "inside": (face((10, 20, 150, 180)), [10, 20, 150, 180], ""),
+    "over the edge": (face((-40, 20, 150, 200)), [-40, 20, 150, 200], ""),
+    "tightly cropped": (face((-89.6, -231.7, 319.1, 291.2)), [0, 0, 168, 192], "box clipped to the picture, was [-89.6, -231.7, 319.1, 291.2]"),
+    "just half": (face((-84, 0, 84, 192), points=[p / 2 for p in POINTS]), [-84, 0, 84, 192], ""),
+    "less than half": (face((-85, 0, 84, 192), points=[p / 2 for p in POINTS]), [0, 0, 84, 192], "clipped"),
+    "immense": (face((-1e12, -1e12, 1e12, 1e12)), [0, 0, 168, 192], "clipped"),
+    "no nose": (face((10, 20, 150, 180), points=(50, 60, 120, 60, np.nan, np.nan, 55, 150, 115, 150)), [10, 20, 150, 180], "")}
+REASONS = {
+    "no area": (face((50, 50, 50, 90)), "has no area"), "turned": (face((90, 50, 50, 90)), "has no area"),
+    "beside": (face((-90, 10, -5, 90)), "lies outside the picture"), "infinite": (face((0, 0, np.inf, 90)), "no finite number for box_x1"),
+    "no mouth corner": (face((10, 20, 150, 180), points=(50, 60, 120, 60, 85, 100, np.nan, 150, 115, 150)), "no finite number for mouth_left_x"),
+    "infinite nose": (face((10, 20, 150, 180), points=(50, 60, 120, 60, np.inf, 100, 55, 150, 115, 150)), "no finite number for nose_x"),
+    "eye far away": (face((10, 20, 150, 180), points=(-1e30, 60, 120, 60, 85, 100, 55, 150, 115, 150)), "far outside"),
+    "middle outside": (face((-120, 20, 100, 180), points=[-60, 60, 20, 60, -20, 90, -55, 150, 15, 150]), "middle of the face")}
+
+
+class Scripted:
+    "A detector that answers from a list, picture by picture; the picture's red level is its place in the list."
+    name = "scripted"
+
+    def __init__(self, faces): self.faces = faces
+    def __call__(self, images): return [self.faces[i[0, 0, 0]] for i in images]
+
+
+def pictures(folder, person, levels):
+    "Grey PGM files of 168 x 192 pixels, one a level."
+    (folder / person).mkdir(parents=True, exist_ok=True)
+    for level in levels: Image.new("L", (168, 192), level).save(folder / person / f"{level}.pgm")
+
+
+def test_one_bad_box_costs_one_row_and_never_the_run(tmp_path, store):
+    "Every case of the rule among ordinary pictures; the set that is left is read, cut and seen whole."
+    cases = [*RULE.values(), *REASONS.values()]
+    ordinary = RULE["inside"][0]
+    pictures(tmp_path / "f", "anna", range(len(cases)))
+    pictures(tmp_path / "f", "boris", range(100, 106))
+    faces = detection.from_folder(tmp_path / "f", detector=Scripted([c[0] for c in cases] + [ordinary] * 150))
+    rows = faces.manifest.set_index("file")
+    for level, (name, (_, box, note)) in enumerate(RULE.items()):
+        row = rows.loc[f"anna/{level}.pgm"]
+        assert (row["status"], row["reason"]) == ("kept", ""), name
+        assert row[list(BOX_COLUMNS)].tolist() == box and note in row["notes"] and ("clipped" in row["notes"]) == bool(note), name
+    for level, (name, (_, reason)) in enumerate(REASONS.items(), len(RULE)):
+        row = rows.loc[f"anna/{level}.pgm"]
+        assert row["status"] == "dropped" and reason in row["reason"], name
+    assert len(faces) == len(RULE) + 6 and data.problems(faces.records) == []
+    assert faces.crops(32).shape == (len(faces), 3, 32, 32)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_detector_says_the_set_that_is_left_can_be_cut(tmp_path, store, seed):
+    rng = np.random.default_rng(seed)
+    scale = 10 ** rng.uniform(0, 5, (200, 1))
+    wild = [face(rng.normal(80, s, 4), rng.normal(80, s / 10, 10)) for s in scale[:, 0]]
+    for f in wild[::7]: f[0, rng.integers(15)] = rng.choice([np.nan, np.inf, -np.inf, 0])
+    pictures(tmp_path / "f", "anna", range(100)); pictures(tmp_path / "f", "boris", range(100, 200))
+    try: faces = detection.from_folder(tmp_path / "f", per_person=200, min_images=3, detector=Scripted(wild))
+    except DataError as e: pytest.fail(str(e))
+    assert 10 < len(faces) < 150 and faces.crops(16).shape[0] == len(faces) and len(faces.manifest) == 200
+
+
+def test_the_detectors_name_is_a_part_of_what_is_stored(tmp_path, store):
+    folder, other = fill(tmp_path / "f"), Always(FACE + .5)
+    first = detection.from_folder(folder, detector=Always())
+    assert torch.equal(detection.from_folder(folder, detector=other).boxes, first.boxes)  # same name: taken from the store
+    other.name = "always 2.0"
+    assert torch.equal(detection.from_folder(folder, detector=other).boxes, first.boxes + .5)
 
 
 @pytest.mark.parametrize("value", [0, 127, 255])

@@ -1,5 +1,5 @@
 "The shipped people: the table is whole, a sample of it can be made again, and the rules that training relies on hold"
-import io, sys
+import io, subprocess, sys
 from dataclasses import fields, replace
 
 import numpy as np
@@ -11,7 +11,8 @@ from fastcore.xtras import working_directory
 from PIL import Image
 from scipy.spatial.distance import pdist
 
-from facecp_nb import faces, people as who, sets
+from facecp_nb import people as faces, people as who
+from facecp_nb.people import head, sets
 from facecp_nb.core import BOX_COLUMNS, LANDMARK_COLUMNS, ConfigError, DataError, shipped
 from facecp_nb.data import assign_splits, problems
 from repository import code, notebooks, read, source, tags
@@ -82,7 +83,7 @@ def test_silly_requests_are_refused():
         with pytest.raises(ConfigError): bad()
 
 def test_without_the_renderer_a_sentence_helps(monkeypatch):
-    monkeypatch.setattr(faces, "can_render", lambda: False)
+    monkeypatch.setattr(head, "can_render", lambda: False)
     with pytest.raises(DataError, match="pip install"): faces.render(who.people(1), [who.Scene()])
 
 # --- surgery, time, truth --------------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def test_the_datasheet_says_what_is_stored(table):
 
 @renders
 @pytest.mark.parametrize("factors, said", [
-    (dict(yaw=float("nan")), "yaw of scene 0"), (dict(smile="much"), "smile of scene 0"), (dict(distance=0.), "from 0.3 to 20"), (dict(blur=9.), "from 0 to 1"),
+    (dict(yaw=float("nan")), "yaw of scene 0"), (dict(smile="much"), "smile of scene 0"), (dict(distance=0.), "at least 0.3 and at most 20"), (dict(blur=9.), "at least 0 and at most 1"),
     (dict(scale=-1.), "scale"), (dict(background=-1), "background"), (dict(noise=float("inf")), "noise"), (dict(exposure=None), "exposure")])
 def test_scenes_out_of_range_are_named(factors, said):
     with pytest.raises(ConfigError, match=said): faces.render(who.people(1), [who.Scene(**factors)], 16)
@@ -221,7 +222,7 @@ def test_people_with_missing_numbers_are_named():
                       (replace(someone, skin={k: v for k, v in someone.skin.items() if k != "tone"}), "skin.tone of p000 is None")):
         with pytest.raises(ConfigError, match=said): faces.render([bad], [who.Scene()], 16)
     for call in (lambda: who.morph(someone, someone, float("nan")), lambda: who.person(0, -1), lambda: who.person(0, spread=float("inf")), lambda: who.scene(0, 0, -1),
-                 lambda: faces.render([someone], [who.Scene()], 16, batch=0), lambda: faces.render([someone], [who.Scene()], 16.5), lambda: faces.sheet(torch.zeros(0, 3, 4, 4))):
+                 lambda: faces.render([someone], [who.Scene()], 16, batch=0), lambda: faces.render([someone], [who.Scene()], 16.5), lambda: faces.sheet(torch.zeros(0, 3, 4, 4, dtype=torch.uint8))):
         with pytest.raises(ConfigError): call()
 
 @renders
@@ -253,6 +254,31 @@ def test_a_place_that_cannot_be_written_is_refused_before_drawing(tmp_path, monk
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "old"]
 
 @renders
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_set_leaves_the_callers_threads(workers):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        sets.make_set(2, per_person=1, size=16, workers=workers)
+        assert torch.get_num_threads() == 2
+    finally: torch.set_num_threads(before)
+
+@pytest.mark.parametrize("call", [
+    lambda: who.people("x"), lambda: who.people(2.5), lambda: who.people(True), lambda: who.people(1, seed="x"),
+    lambda: who.people(1, start=-1), lambda: who.person("x"), lambda: who.person(0, spread="wide"),
+    lambda: who.scene("x", 0), lambda: who.scene(0, 1.5), lambda: who.morph(*who.people(2), "half"),
+    lambda: who.at_age(who.person(0), "old"), lambda: sets.make_set("x"), lambda: sets.make_set(2, size="large")])
+def test_text_where_numbers_are_asked_is_refused(call):
+    with pytest.raises(ConfigError, match="must be"): call()
+
+def test_the_face_hands_on_every_name_and_draws_nothing():
+    "Importing the package wakes neither anny nor warp, and starts no thread of its own."
+    program = ("import sys, facecp_nb.people as p; missing = [n for n in p.__all__ if not hasattr(p, n)]; "
+               "print(missing, [m for m in ('anny', 'warp', 'facenet_pytorch') if m in sys.modules])")
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["[]", "[]"]
+
+@renders
 def test_one_name_is_as_good_as_a_tuple():
     assert sets.records(0, 1, 16, bands="elder", truth="parts_png")[["band"]].iloc[0, 0] == "elder"
     with pytest.raises(ConfigError, match="truth"): sets.records(0, 1, 16, truth=("parts",))
@@ -274,7 +300,7 @@ def test_names_that_would_leave_the_folder_are_refused(table, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 def test_pairs_of_unclear_rows_are_refused():
-    for bad, said in ((years().assign(person=None), "lacks its image, person"), (years().assign(age="old"), "lacks its image, person or age"), (years().assign(image="x"), "occurs twice"), (years().drop(columns="age"), "column age")):
+    for bad, said in ((years().assign(person=None), "lacks its image, person"), (years().assign(age="old"), "lacks its image, person or age"), (years().assign(image="x"), "occurs twice"), (years().drop(columns="age"), r"column\(s\) age")):
         with pytest.raises(DataError, match=said): sets.age_pairs(bad)
     for bad in (dict(gap=float("nan")), dict(gap=-1), dict(gap="20"), dict(n=1), dict(seed=-1)):
         with pytest.raises(ConfigError, match=next(iter(bad))): sets.age_pairs(years(), **bad)
@@ -313,8 +339,8 @@ def test_a_set_by_age():
 
 @renders
 def test_mouths_lie_on_the_middle_line():
-    heads, head = faces.neutral_heads(who.people(200, seed=5)), faces._head()
-    assert (heads[:, head.mouth_left, 0] + heads[:, head.mouth_right, 0]).abs().max() < .6  # cm
+    heads, mean = faces.neutral_heads(who.people(200, seed=5)), head.mean_head()
+    assert (heads[:, mean.mouth_left, 0] + heads[:, mean.mouth_right, 0]).abs().max() < .6  # cm
 
 @renders
 @pytest.mark.parametrize("bad", [dict(bands=("teenager",)), dict(truth=("nose_png",)), dict(n=0), dict(per_person=0), dict(size=8), dict(size=4096), dict(workers=0), dict(format="zip"), dict(format="folder"), dict(held_out=-1)])

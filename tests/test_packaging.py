@@ -54,7 +54,8 @@ def test_installed_wheel_finds_its_data(wheel, tmp_path):
     assert done.stdout.split() == ["here", settings("version")], done.stderr
 
 IMPORT_ALL = """import importlib, facecp_nb
-from facecp_nb.core import PACKAGES, shipped
+from facecp_nb.core import shipped
+from facecp_nb.packages import PACKAGES
 for package, modules in PACKAGES.items():
     for name in (package, *(f"{package}.{module}" for module in modules)): importlib.import_module(f"facecp_nb.{name}")
 """

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from facecp_nb.core import PACKAGES
+from facecp_nb.packages import PACKAGES
 from repository import NBS, ROOT, charts, code, dotted, modules, name, notebooks, parsed, read, source, tags, texts
 
 every = pytest.mark.parametrize("path", notebooks(), ids=name)
@@ -155,7 +155,7 @@ ORDER = [f"{package}.{module}" for package, inside in PACKAGES.items() for modul
 def place(module: str) -> int:
     "How far right a module stands; the face of a package stands right of what is in it."
     known = module if "." in module else f"{module}."
-    assert known in ORDER, f"{module} has no place in core.PACKAGES"
+    assert known in ORDER, f"{module} has no place in packages.PACKAGES"
     return ORDER.index(known)
 
 def imported(tree: ast.AST, here: str = "") -> set[str]:
@@ -213,7 +213,7 @@ def test_module_order(path):
     "A module imports only modules to its left: of packages before its own, and before it in its own."
     here = dotted(path)
     if is_package_itself(path): return
-    assert here in PACKAGES or here in ORDER, f"{here} has no place in core.PACKAGES"
+    assert here in PACKAGES or here in ORDER, f"{here} has no place in packages.PACKAGES"
     right = {m for m in imported(tree_of(path), here) if place(m) >= place(here)}
     assert right == set(), f"{here} imports what stands to its right"
 
@@ -278,7 +278,7 @@ def test_the_checks_of_modules_can_fail():
 
 
 def test_contributing_tells_the_order():
-    "The one list of the order is `core.PACKAGES`; the line in CONTRIBUTING.md is held to it."
+    "The one list of the order is `packages.PACKAGES`; the line in CONTRIBUTING.md is held to it."
     told = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     line = re.search(r"^core .*$", told, re.M)[0]
     assert line.split() == list(PACKAGES), f"write: {' '.join(PACKAGES)}"

@@ -1,5 +1,8 @@
 "The explorer: each control does what it says and no more, the code makes the same picture, and moves do not queue"
 import asyncio
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -7,10 +10,11 @@ from browser import OpenNotebook, chromium, external, requests
 from repository import ROOT
 from selenium.webdriver.common.keys import Keys
 
-from facecp_nb import faces, widgets
+from facecp_nb import people, widgets
 from facecp_nb.core import ConfigError, DataError
 
-renders = pytest.mark.skipif(not faces.can_render(), reason="anny and warp are not installed (pip install 'facecp_nb[render]')")
+renders = pytest.mark.skipif(not people.can_render(),
+                             reason="anny and warp are not installed (pip install 'facecp_nb[render]')")
 
 @pytest.fixture
 def explorer(monkeypatch):
@@ -19,7 +23,7 @@ def explorer(monkeypatch):
     view.rendered = 0
     def counted(*arguments):
         view.rendered += 1
-        return faces.render(*arguments)
+        return people.render(*arguments)
     monkeypatch.setattr(widgets, "render", counted)
     return view
 
@@ -29,8 +33,10 @@ def evaluated(view) -> torch.Tensor:
     exec(view.code.value, space)
     return space["pictures"].images
 
-MOVES = {"person": 7, "second": 9, "morph": .4, "swap": "mouth", "age": 70, "tone_shift": .3, "yaw": 30, "pitch": -12, "roll": 10, "light_azimuth": -60,
-         "light_elevation": 60, "smile": .8, "jaw": .5, "hair_style": "afro", "glasses": "round", "mask": "surgical", "background": 5}
+MOVES = {"person": 7, "second": 9, "morph": .4, "swap": "mouth", "age": 70, "tone_shift": .3, "yaw": 30, "pitch": -12,
+         "roll": 10, "light_azimuth": -60, "light_elevation": 60, "smile": .8, "jaw": .5, "hair_style": "afro",
+         "glasses": "round",
+         "mask": "surgical", "background": 5}
 
 @renders
 def test_every_control_changes_the_picture(explorer):
@@ -64,7 +70,7 @@ def test_all_at_once_and_another_population(explorer):
 @renders
 def test_marks_render_nothing(explorer):
     plain, seen = explorer.image.value, {explorer.image.value}
-    for name, value in (("five", True), ("dense", True), *(("region", r) for r in faces.REGIONS)):
+    for name, value in (("five", True), ("dense", True), *(("region", r) for r in people.REGIONS)):
         explorer.marks[name].value = value
         explorer.refresh()
         seen.add(explorer.image.value)
@@ -95,28 +101,42 @@ def test_a_picture_stands_in_for_the_view(explorer):
     bundle = explorer._repr_mimebundle_()
     assert {"application/vnd.jupyter.widget-view+json", "image/jpeg"} <= set(bundle)
 
+def test_importing_changes_nothing():
+    "In a fresh process: altair's theme and renderer and torch's threads stay as they were."
+    code = """
+import json, altair as alt, torch
+state = lambda: [alt.theme.active, alt.renderers.active, sorted(alt.theme.names()), torch.get_num_threads()]
+before = state()
+import facecp_nb.widgets
+print(json.dumps([before, state()]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = json.loads(run.stdout)
+    assert before == after
+
 def test_silly_requests_are_refused():
-    with pytest.raises(ConfigError, match="at least 2"): widgets.face_explorer(people=1)
+    with pytest.raises(ConfigError, match="people is 1"): widgets.face_explorer(people=1)
 
 @renders
 def test_silly_sizes_are_refused():
     with pytest.raises(ConfigError, match="size"): widgets.face_explorer(size=4)
 
 def test_without_the_renderer_a_sentence_helps(monkeypatch):
-    monkeypatch.setattr(faces, "can_render", lambda: False)
+    monkeypatch.setattr("facecp_nb.people.head.can_render", lambda: False)
     with pytest.raises(DataError, match="pip install"): widgets.face_explorer()
 
 @renders
 def test_in_a_browser(lab):
     "A slider moved by the keyboard changes the picture and the code; no other host is asked."
     with chromium() as window:
-        page = OpenNotebook(window, lab, ROOT / "nbs" / "library" / "14_widgets.ipynb")
+        page = OpenNotebook(window, lab, ROOT / "nbs" / "library" / "16_widgets.ipynb")
         page.wait(lambda: page.find(".jp-Notebook .jp-CodeCell"), 60)
         page.run_all()
         assert page.find('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]') == []
         picture = page.wait(lambda: page.find(".jp-Notebook img.widget-image"), 30)[0]
         labels = page.find(".jp-Notebook .widget-label, .jp-Notebook .widget-label-basic span")
-        clipped = [e.text for e in labels if window.execute_script("return arguments[0].scrollWidth > arguments[0].clientWidth && arguments[0].clientWidth > 0", e)]
+        cut = "const e = arguments[0]; return e.scrollWidth > e.clientWidth && e.clientWidth > 0"
+        clipped = [e.text for e in labels if window.execute_script(cut, e)]
         assert len(labels) > 15 and clipped == []
         slider = next(e for e in page.find(".jp-Notebook .widget-slider") if e.text.startswith("yaw"))
         code = page.find(".jp-Notebook .widget-textarea textarea")[0]

@@ -1,0 +1,205 @@
+"Runs are named by content: what changes a result changes the name, what does not leaves it; nothing stale is served"
+import ast
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from facecp_nb import core, foveation, study
+from facecp_nb.core import ConfigError, StoreError
+from facecp_nb.study import store, tables
+from repository import PACKAGE
+
+SMALL = dict(people=4, images=14, size=24, epochs=2)
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    "A store of the test's own."
+    monkeypatch.setenv("FACECP_HOME", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+def small(**changes): return study.Config(**(SMALL | changes))
+
+
+# --- code ------------------------------------------------------------------------------------------------------------
+
+ENTRIES = dict(run="facecp_nb.study.trainer", scores="facecp_nb.study.scoring", view="facecp_nb.foveation.view")
+OUTSIDE = ("plots/charts.py", "study/plans.py", "study/tables.py", "people/draw.py", "people/light.py", "cli.py")
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("code") / "facecp_nb"
+    shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+def with_another_literal(text):
+    "The source with the first number or string of its code, docstrings apart, changed."
+    tree = ast.parse(text)
+    docs = {id(n.body[0].value) for n in ast.walk(tree) if getattr(n, "body", None) and isinstance(n.body, list)
+            and isinstance(n.body[0], ast.Expr) and isinstance(n.body[0].value, ast.Constant)}
+    class Change(ast.NodeTransformer):
+        done = False
+        def visit_Constant(self, node):
+            if self.done or id(node) in docs or not isinstance(node.value, (int, float, str)): return node
+            self.done = True
+            return ast.copy_location(ast.Constant("another"), node)
+    return ast.unparse(Change().visit(tree))
+
+def digest_after_change(copy, entry, path):
+    "The digest of `entry`'s code when one literal of `path` is another."
+    file, before = copy / path, (copy / path).read_text()
+    try:
+        file.write_text(with_another_literal(before))
+        core.code_of.cache_clear()
+        return core.code_of(entry, copy)
+    finally: file.write_text(before)
+
+@pytest.mark.parametrize("entry", ENTRIES.values(), ids=list(ENTRIES))
+def test_a_literal_in_any_reachable_module_moves_the_name(copy, entry):
+    core.code_of.cache_clear()
+    before, reached = core.code_of(entry, copy), core.reachable(entry, copy)
+    assert len(reached) >= 1
+    for path in reached: assert digest_after_change(copy, entry, path) != before, path
+
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_literal_elsewhere_leaves_the_names(copy, path):
+    for entry in ENTRIES.values():
+        core.code_of.cache_clear()
+        assert digest_after_change(copy, entry, path) == core.code_of(entry, PACKAGE), (entry, path)
+
+def test_the_trainer_is_part_of_its_own_name():
+    assert {Path("study/trainer.py"), Path("training/rates.py"), Path("recovery/distill.py"),
+            Path("models/backbones.py")} <= set(core.reachable(ENTRIES["run"]))
+    assert Path("study/scoring.py") not in core.reachable(ENTRIES["run"])
+
+
+# --- content ---------------------------------------------------------------------------------------------------------
+
+def test_a_redefined_view_is_trained_on_its_new_pixels():
+    foveation.add_view("corner", lambda landmarks, shift: landmarks[:, 3:4])
+    config = small(rearing="corner")
+    first, pixels = study.run(config), study.view_tensor(config, "corner", "train").clone()
+    foveation.add_view("corner", lambda landmarks, shift: landmarks[:, 1:2])
+    second = study.run(config)
+    assert first.key[0] != second.key[0]
+    assert not torch.equal(pixels, study.view_tensor(config, "corner", "train"))
+    assert study.history(config).train_loss.tolist() != store._read(study.folder(config).parent / first.key[0] / "history.parquet").train_loss.tolist()
+
+def test_a_folder_that_changed_is_opened_again(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_text("one")
+    before = store._stamp(str(tmp_path))
+    (tmp_path / "a" / "x.txt").write_text("three")
+    assert store._stamp(str(tmp_path)) != before
+
+def test_a_change_of_scoring_scores_again_and_trains_nothing(monkeypatch):
+    config = small()
+    study.run(config)
+    one = study.scores(config)
+    monkeypatch.setattr(store, "code_of", lambda entry: "new" if entry.endswith("scoring") else core.code_of(entry))
+    monkeypatch.setattr(store, "train", lambda *a, **k: pytest.fail("trained again"))
+    assert study.scores(config).equals(one)
+    assert len(list(study.folder(config).glob("scores-*.parquet"))) == 2
+
+def test_a_run_of_another_class_of_device_is_served_and_not_trained_again(monkeypatch):
+    config = small()
+    made = study.key(config, "cuda")
+    study.run(config)
+    os.rename(study.folder(config), study.folder(config).parent / made)
+    monkeypatch.setattr(store, "train", lambda *a, **k: pytest.fail("trained again"))
+    assert study.run(config).accuracy_full.notna().all()
+
+def test_a_teacher_has_first_weights_of_its_own():
+    config = small(rearing="mouth:1 > full", recovery="kd")
+    assert config.leans()["teacher"].seed != config.seed
+    assert small(rearing="mouth:1 > full", recovery="kd", teacher_seed=7).leans()["teacher"].seed == 7
+    assert study.key(config) != study.key(replace(config, teacher_seed=7))
+
+def test_rates_are_one_where_the_schedule_looks_at_nothing():
+    assert study.key(small(rearing="mouth:1 > full", rates="replayed:mouth")) == study.key(small(rearing="mouth:1 > full"))
+    published = study.PUBLISHED
+    assert study.key(small(rearing="mouth:1 > full", rates="replayed:mouth", **published)) != study.key(
+        small(rearing="mouth:1 > full", **published))
+
+
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+def test_a_finished_run_keeps_its_scored_weights_and_declared_states_only():
+    config = small(rearing="mouth:1 > full")
+    study.run(config)
+    kept = {p.name for p in study.folder(config.base()).glob("*.safetensors")}
+    assert kept == {"weights.safetensors", "age0001.safetensors"}
+    assert {p.name for p in study.folder(config).glob("*.safetensors")} == {"weights.safetensors"}
+
+def test_collect_deletes_what_is_damaged_and_leaves_the_rest():
+    good, bad = small(), small(seed=1)
+    for config in (good, bad): study.run(config)
+    (study.folder(bad) / "facts.parquet").write_bytes(b"no table")
+    gone = study.collect()
+    assert gone.key.tolist() == [study.key(bad)] and not study.folder(bad).exists() and study.is_done(good)
+
+def test_lack_of_disk_is_told_before_training(monkeypatch):
+    monkeypatch.setattr(core.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
+    with pytest.raises(StoreError, match="GB free"): study.run(small())
+    assert not list(core.home().glob("*/history.parquet"))
+
+def test_settings_that_make_no_sense():
+    with pytest.raises(ConfigError, match="one phase"): small(rates="each-phase")
+    with pytest.raises(ConfigError, match="average"): small(average=1.)
+    with pytest.raises(ConfigError, match="whole number"): small(teacher_seed=-1)
+    assert small(threads=64).threads == 64  # the limit of a record is not that of this machine
+
+
+# --- many runs -------------------------------------------------------------------------------------------------------
+
+def plan_of_two(): return study.plan({"late": small(rearing="mouth:1 > full"), "full": small()}, [0, 1])
+
+def test_processes_make_the_runs_that_one_process_makes(monkeypatch, tmp_path):
+    study.fill(plan_of_two(), workers=2)
+    here = study.grid(plan_of_two())
+    monkeypatch.setenv("FACECP_HOME", str(tmp_path / "again"))
+    there = study.grid(plan_of_two(), workers=1)
+    assert here.key.tolist() == there.key.tolist() and here.accuracy_full.tolist() == there.accuracy_full.tolist()
+
+@pytest.mark.slow
+def test_a_dask_cluster_makes_the_runs():
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1",
+                                  dashboard_address=None, security=True) as cluster, cluster.get_client() as client:
+        rows = study.grid(plan_of_two(), client=client)
+    assert len(rows) == 4 and rows.accuracy_full.between(0, 1).all()
+
+def test_what_a_plan_needs_is_trained_once_and_first():
+    order, keep = tables.needed_runs(plan_of_two().config)
+    assert len(order) == len(set(order)) == 6
+    assert all(order.index(n) < order.index(c) for c in order for n in c.leans().values())
+    assert set(map(frozenset, keep.values())) == {frozenset({1})}
+
+
+# --- rows that ship --------------------------------------------------------------------------------------------------
+
+STORED = [(n, p) for n in study.STUDIES for p in core.PROFILES if len(study.shipped_rows(n, p))]
+
+@pytest.mark.parametrize("name, profile", STORED)
+def test_every_stored_row_belongs_to_its_configuration_and_faces(name, profile, monkeypatch):
+    monkeypatch.delenv("IN_TEST", raising=False)
+    rows = study.shipped_rows(name, profile)
+    assert study.strangers(rows) == []
+    assert rows.code.nunique() == 1
+
+@pytest.mark.parametrize("name, profile", STORED)
+def test_every_contrast_of_a_stored_study_is_stored(name, profile, monkeypatch):
+    monkeypatch.delenv("IN_TEST", raising=False)
+    asked = study.contrasts(name, study.STUDIES[name](profile))
+    stored = study.shipped_contrasts(name, profile)
+    assert {(f, a, b) for f, pairs in asked.items() for a, b in pairs} == (
+        set(stored[["family", "a", "b"]].itertuples(index=False, name=None)) if len(stored) else set())
+
+def test_quoted_numbers_are_held_to_the_stored_rows(monkeypatch):
+    rows = pd.DataFrame(dict(study="whole-story", profile="quick", condition=["full"], accuracy=[.876], low=[.8], high=[.9]))
+    monkeypatch.setattr(study.shipped_rows.__globals__["pd"], "read_parquet", lambda path: rows)
+    assert study.quote("whole-story", {"full": 88}).stored.tolist() == [87.6]
+    with pytest.raises(AssertionError, match="says 87"): study.quote("whole-story", {"full": 87})
