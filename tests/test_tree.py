@@ -241,7 +241,7 @@ def test_no_public_name_stands_in_two_modules():
     for path in modules():
         if path.name == "__init__.py": continue
         for word in public(path): where.setdefault(word, []).append(dotted(path))
-    assert {word: at for word, at in where.items() if len(at) > 1} == {}
+    assert [f"{word}: {', '.join(at)}" for word, at in sorted(where.items()) if len(at) > 1] == []
 
 UNPICKLES = {"pickle.load", "pickle.loads", "dill.load", "joblib.load", "pd.read_pickle", "pandas.read_pickle", "load_learner"}
 
