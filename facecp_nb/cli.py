@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'runs_app', 'repository', 'find_chapter', 'parameters_of', 'read_value', 'kernel_manager', 'execute',
-           'run_chapter', 'rear', 'fill_study', 'own_device', 'ls', 'show_run', 'gc', 'write_faces', 'site',
+           'run_chapter', 'rear_one', 'fill_study', 'own_device', 'ls', 'show_run', 'gc', 'write_faces', 'site',
            'check_machine', 'main']
 
 # %% ../nbs/library/17_cli.ipynb #22d05933
@@ -228,8 +228,8 @@ def _as_text(rows) -> str:
     return shown.drop(columns=[c for c in ("method", "onset") if c in shown]).to_string(index=False)
 
 # %% ../nbs/library/17_cli.ipynb #73b458a5
-@app.command()
-def rear(
+@app.command("rear")
+def rear_one(
     rearing: Annotated[str, typer.Argument(help="e.g. 'mouth:15 > full'")],
     profile: Annotated[str, typer.Option(help="smoke, quick or full")] = "quick",
     data: Annotated[str, typer.Option(help="'rendered' or a folder of photographs")] = "rendered",
