@@ -14,12 +14,12 @@ from facecp_nb.plots.period import (
     PHASES, conditions, differences, harm, onset_curve, order_test, phases_of, rates, rearings, regimes,
 )
 from facecp_nb.plots.theme import (
-    ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check, colour_scale,
+    ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check, colour_scale,
     data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
 )
 
 __all__ = [
-    "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FORMATS", "METRICS", "PHASES", "SHAPES",
+    "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FIGURE_FORMATS", "METRICS", "PHASES", "SHAPES",
     "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions", "confusion_of_views",
     "data_uri", "differences", "distance_histograms", "epoch_axis", "faces", "finish", "fovea", "harm", "in_order",
     "learning_curves", "left_over", "onset_curve", "onsets_of", "order_test", "paper_and_ours", "percent",

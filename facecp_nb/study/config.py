@@ -6,7 +6,6 @@
 __all__ = ['RECOVERIES', 'PUBLISHED', 'PROFILE_VALUES', 'SEEDS', 'Config', 'configure', 'seeds']
 
 # %% ../../nbs/library/study/01_config.ipynb #bc7a43ff
-import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from .. import checks
