@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
+# %% ../../nbs/library/plots/00_plots.ipynb #5a87d497
 from facecp_nb.plots.charts import (
     METRICS, by_condition, confusion_of_views, distance_histograms, epoch_axis, faces, fovea, learning_curves,
     left_over, onsets_of, paper_and_ours, saturation, transfer,
@@ -18,6 +18,7 @@ from facecp_nb.plots.theme import (
     data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
 )
 
+# %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
 __all__ = [
     "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FIGURE_FORMATS", "METRICS", "PHASES", "SHAPES",
     "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions", "confusion_of_views",
