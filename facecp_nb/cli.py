@@ -249,8 +249,8 @@ def fill_study(
     profile: Annotated[str, typer.Option(help="smoke, quick or full")] = "quick",
     data: Annotated[str, typer.Option(help="'rendered' or a folder of photographs")] = "rendered",
     seed: Annotated[int, typer.Option(help="the first seed")] = 0,
-    workers: Annotated[int, typer.Option(help="processes of a local Dask cluster; 0 runs here", min=0)] = 0,
-    ship: Annotated[bool, typer.Option("--ship", help="also put the table into data/rows.parquet")] = False,
+    workers: Annotated[int, typer.Option(help="processes of a local Dask cluster; 0: one a core, without Dask", min=0)] = 0,
+    ship: Annotated[bool, typer.Option("--ship", help="also put rows and contrasts into data/, which the chapters quote")] = False,
 ):
     "Fill the store with the runs of a study and print its table."
     from facecp_nb import study
@@ -258,8 +258,8 @@ def fill_study(
     with _told(), _cluster(workers) as client:
         for n in names:
             plan = study.STUDIES[n](profile, seed, data)
-            study.grid(plan, client=client)
-            if ship: study.ship(n, profile, plan, repository() / "data" / "rows.parquet")
+            study.fill(plan, client=client)
+            if ship: study.ship(n, profile, plan, repository() / "data", workers or os.cpu_count())
             print(f"{n}\n{_as_text(study.table(plan))}\n")
 
 def own_device(
