@@ -249,8 +249,8 @@ def fill_study(
     profile: Annotated[str, typer.Option(help="smoke, quick or full")] = "quick",
     data: Annotated[str, typer.Option(help="'rendered' or a folder of photographs")] = "rendered",
     seed: Annotated[int, typer.Option(help="the first seed")] = 0,
-    workers: Annotated[int, typer.Option(help="processes of a local Dask cluster; 0: one a core, without Dask", min=0)] = 0,
-    ship: Annotated[bool, typer.Option("--ship", help="also put rows and contrasts into data/, which the chapters quote")] = False,
+    workers: Annotated[int, typer.Option(help="of a local Dask cluster; 0: one process a core", min=0)] = 0,
+    ship: Annotated[bool, typer.Option("--ship", help="also put rows and contrasts into data/")] = False,
 ):
     "Fill the store with the runs of a study and print its table."
     from facecp_nb import study
