@@ -14,8 +14,8 @@ from facecp_nb.plots.period import (
     PHASES, conditions, differences, harm, onset_curve, order_test, phases_of, rates, rearings, regimes,
 )
 from facecp_nb.plots.theme import (
-    ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check, colour_scale,
-    data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
+    ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check,
+    colour_scale, data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
 )
 
 # %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
