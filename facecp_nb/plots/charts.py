@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'faces', 'epoch_axis', 'onsets_of', 'learning_curves', 'co
            'panel_title', 'left_over', 'distance_histograms', 'by_condition', 'saturation', 'paper_and_ours']
 
 # %% ../../nbs/library/plots/02_charts.ipynb #5e6ef64e
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -30,6 +30,7 @@ def faces(
     description: str | None = None,       # alt text; by default it lists the titles
     size: int = 96,                       # side of a picture on the screen, pixels; less where the row is too long
     quality: int = 80,                    # of the JPEGs
+    colours: Mapping[str, str] | None = None,  # what flat colours in the pictures mean: name -> colour
 ) -> Bare:
     "A sheet of pictures with words beneath them; the pictures are stored in the figure as small JPEGs."
     if not len(images): raise DataError("The figure faces got no images.")
@@ -49,6 +50,7 @@ def faces(
     )
     marks = [base.mark_image(width=size, height=size).encode(url="image:N")]
     if any(titles): marks.append(base.mark_text(dy=size / 2 + 9, fontSize=11, limit=size + 5).encode(text="name:N"))
+    if colours: marks.append(_key(colours))
     named = ", ".join(t for t in titles[:24] if t)
     words = (
         description
@@ -70,6 +72,13 @@ def _grid(images, titles, across, size, quality):
             for i, (image, name) in enumerate(zip(images, titles))
         ]
     )
+
+def _key(colours):
+    "A layer that draws nothing and lists names with their colours below the sheet."
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    listed = legend(colours, symbolType="square", symbolOpacity=1, symbolSize=160, symbolStrokeWidth=0)
+    return alt.Chart(pd.DataFrame({"shown": list(colours)})).mark_point(opacity=0, filled=True).encode(
+        x=alt.value(0), y=alt.value(0), color=alt.Color("shown:N", title=None, scale=scale, legend=listed))
 
 # %% ../../nbs/library/plots/02_charts.ipynb #836afdf1
 METRICS = {
