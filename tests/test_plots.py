@@ -156,7 +156,7 @@ def waves():
 
 def left():
     return [
-        dict(view=v, part=p, pyramid=y, share=0.5)
+        dict(view=v, part=p, pyramid=y, ratio=0.5)
         for v in ("full", "eyes", "mouth", "forehead")
         for p in ("eyes", "mouth")
         for y in ("published", "antialiased")
@@ -442,10 +442,10 @@ def test_png_and_page_are_written_without_a_network(tmp_path):
 
 def test_figures_of_the_fovea_chapter():
     assert "level 7.0 at 64 pixels" in figures()["fovea"]().description
-    assert "mouth view, eyes, published: 50 %" in plots.left_over(left()).description
+    assert "mouth view, eyes, published: 0.50" in plots.left_over(left()).description
     assert "at most 30 % false detail, at 10 pixels" in plots.transfer(waves()).description
     sure = [r | dict(low=0.4, high=0.6) for r in left()]
-    assert "mouth view, eyes, published: 50 % (40 to 60)" in plots.left_over(sure).description
+    assert "mouth view, eyes, published: 0.50 (0.40 to 0.60)" in plots.left_over(sure).description
 
 
 REALISM = {"distances": plots.distance_histograms, "conditions": plots.by_condition, "saturation": plots.saturation}
