@@ -383,7 +383,7 @@ def test_equal_rates_share_a_line_with_a_diamond_each():
     ((_, line),) = drawn(chart, "line")
     ((_, turns),) = drawn(chart, "point")
     assert {r["line"] for r in line} == {"full, early, late"} and {r["condition"] for r in turns} == {"early", "late"}
-    assert len(line) == 6
+    assert len(line) == 7, "six epochs, and the end of the last one"
     other = history(names=("full", "late")).assign(rate=lambda t: t.rate * np.where(t.condition == "late", 2, 1))
     assert len(drawn(plots.rates(other), "line")) == 2
     many = plots.rates(history(names=[f"replayed {n}%" for n in (10, 25, 50, 75, 90)]))
