@@ -49,7 +49,7 @@ def people():
     rows = range(0, len(faces), len(faces) // 60)
     images = [Image.fromarray(i.permute(1, 2, 0).numpy()).resize((SIZE, SIZE), Image.Resampling.BICUBIC) for i in faces.read(rows)]
     found = detection.find_faces(np.stack(images))
-    return [i for i, f in zip(images, found) if detection.judge(f)["reason"] == ""][:45], True
+    return [i for i, f in zip(images, found) if detection.assess(f)["reason"] == ""][:45], True
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def test_help_lists_the_commands(facecp):
     (["rear", "full", "--set", "epcohs=3"], "epochs"),
     (["rear", "full", "--set", "profile=quick"], "profile"),
     (["rear", "full", "--set", "rates=None"], "rates is None"),
-    (["rear", "full", "--set", "epochs=1000000000000"], "from 1 to 10000"),
+    (["rear", "full", "--set", "epochs=1000000000000"], "at most 10000"),
     (["run", "00", "--param", "seed=None"], "must be a int"),
     (["run", "00", "--profile", "smoke", "--out", "/proc/nowhere"], "cannot be written"),
     (["runs", "show", "*"], "facecp runs ls"),

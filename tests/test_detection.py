@@ -217,7 +217,7 @@ def test_a_batch_that_fails_is_asked_picture_by_picture():
     images[1] = 13
     found = detection.find_faces(images, fragile(RuntimeError("degenerate box")))
     assert found[1] is None and all(np.array_equal(found[i], FACE) for i in (0, 2))
-    assert detection.judge(found[1])["reason"] == "the detector failed on this picture"
+    assert detection.assess(found[1])["reason"] == "the detector failed on this picture"
 
 
 @pytest.mark.parametrize("error", [

@@ -1,5 +1,7 @@
 "The tools that store outputs, write the README and prepare the site"
 import json
+import runpy
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -88,6 +90,12 @@ def test_quotes_become_callouts():
     assert '::: {.callout-note title="Predict"}\nWhich one\nis larger?\n:::' in got
     assert got.startswith("Before.") and "After." in got and got.endswith("> An ordinary quote")
 
+def test_solutions_stay_folded_and_wrong_answers_go():
+    folded = "<details>\n<summary>A solution</summary>\n\n```python\ny = 1\n```\n\n</details>\n"
+    wrong = "<!-- wrong: too large\n```python\ny = 2\n```\n-->\n"
+    cell = dict(cell_type="markdown", source=folded + wrong + wrong, metadata={"tags": ["solution"]})
+    assert processed("site_solutions", cell).source == folded
+
 def test_charts_become_places_to_draw():
     spec = dict(description='accuracy "by" onset', title="</script>")
     output = dict(output_type="display_data", metadata={}, data={"application/vnd.vegalite.v5+json": spec, "text/plain": "<VegaLite 5 object>"})
@@ -117,3 +125,32 @@ def test_pages_that_ask_other_hosts_stop_the_build(tmp_path):
 def test_readme_links_start_at_the_root():
     import readme
     assert readme.from_root("[a](library/00_core.ipynb) [b](https://x.y) [c](#here)") == "[a](nbs/library/00_core.ipynb) [b](https://x.y) [c](#here)"
+
+
+# --- how JupyterLab shows and stores ---------------------------------------------------------------------------------
+
+@pytest.fixture
+def contents():
+    "What tools/jupyter/jupyter_server_config.py defines."
+    return runpy.run_path(str(ROOT / "tools/jupyter/jupyter_server_config.py"), {"c": Settings()})
+
+class Settings:
+    "Stands for jupyter's `c`: any name, any value."
+    def __getattr__(self, name): return SimpleNamespace()
+
+def test_a_notebook_that_was_only_shown_is_stored_as_it_was(contents, library):
+    path = library / "00_x.ipynb"
+    nb = notebook("1")
+    chart = {"application/vnd.vegalite.v5+json": {"width": 48.0, "description": "x"}, "text/plain": ["a\n", "b"]}
+    nb.cells[0].outputs = [nbformat.v4.new_output("display_data", chart)]
+    nb.metadata.kernelspec.display_name = "python3"
+    nbformat.write(nb, path)
+    stored, shown = path.read_bytes(), nbformat.read(path, 4)
+    contents["dress"](shown)
+    assert "language_info" in shown.metadata and "image/png" in shown.cells[0].outputs[0].data
+    # a browser's numbers: 48.0 comes back as 48
+    back = nbformat.from_dict(json.loads(json.dumps(shown).replace("48.0", "48")))
+    back.cells[0].execution_count = 3
+    contents["undress"](back, path)
+    nbformat.write(back, path)
+    assert path.read_bytes() == stored

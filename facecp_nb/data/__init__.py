@@ -16,7 +16,7 @@ from .records import REQUIRED, assign_splits, majority, problems, validate
 # %% ../../nbs/library/data/00_data.ipynb #0f736da4
 _LATER = {  # module: names
     "detection": ("BATCH", "CHUNK", "Detector", "FACE_COLUMNS", "LONGER", "MIN_FACE", "Mtcnn", "PROBABILITY",
-                  "SHORTER", "examine", "find_faces", "from_folder", "judge", "list_files", "place", "working_size"),
+                  "SHORTER", "examine", "find_faces", "from_folder", "assess", "list_files", "place", "working_size"),
     "sources": ("open_faces", "rendered")}
 
 def __getattr__(name):
@@ -31,5 +31,5 @@ def __dir__(): return sorted({*globals(), *__all__})
 __all__ = [
     "BATCH", "CHUNK", "Detector", "FACE_COLUMNS", "FORMATS", "FaceSet", "LONGER", "LONGEST", "MAX_BYTES", "MAX_PIXELS",
     "MIN_FACE", "Mtcnn", "PROBABILITY", "REQUIRED", "SHORTER", "assign_splits", "by_shape", "crop", "croppable",
-    "decode", "examine", "find_faces", "from_folder", "judge", "list_files", "majority", "open_faces", "open_image",
+    "decode", "examine", "find_faces", "from_folder", "assess", "list_files", "majority", "open_faces", "open_image",
     "place", "positions", "problems", "read_bytes", "rendered", "validate", "working_size"]

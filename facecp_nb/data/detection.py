@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MIN_FACE', 'FACE_COLUMNS', 'SHORTER', 'LONGER', 'PROBABILITY', 'BATCH', 'CHUNK', 'Detector', 'Mtcnn', 'find_faces',
-           'working_size', 'judge', 'place', 'examine', 'list_files', 'from_folder']
+           'working_size', 'assess', 'place', 'examine', 'list_files', 'from_folder']
 
 # %% ../../nbs/library/data/04_detection.ipynb #42293d5d
 import hashlib
@@ -116,7 +116,7 @@ def working_size(
 # %% ../../nbs/library/data/04_detection.ipynb #e883dc32
 PROBABILITY = .9
 
-def judge(
+def assess(
     faces: np.ndarray | None,          # one answer of `find_faces`
     probability: float = PROBABILITY,  # how sure a detection must be to count
 ) -> dict:                             # reason (empty if kept), faces (sure ones), the surest face's `FACE_COLUMNS`
@@ -198,7 +198,7 @@ def examine(
         some = [ready[k] for k in group]
         for i, faces in zip(some, find_faces(np.stack([copies[i] for i in some]), detector)):
             height, width = copies[i].shape[:2]
-            rows[i] |= judge(_to_original(rows[i], faces, (width, height)), settings["probability"])
+            rows[i] |= assess(_to_original(rows[i], faces, (width, height)), settings["probability"])
             if not rows[i]["reason"]: rows[i] = place(rows[i])
     return rows
 

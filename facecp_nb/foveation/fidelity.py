@@ -17,7 +17,7 @@ from torch import Tensor
 from .. import checks
 from ..core import ConfigError, DataError, choose
 from ..data import FaceSet, by_shape, crop
-from .pyramid import PYRAMIDS, blur_levels, cosines, distance_map, foveate
+from .pyramid import blur_levels, cosines, distance_map, foveate
 from .view import look
 
 # %% ../../nbs/library/foveation/03_fidelity.ipynb #1c15496a

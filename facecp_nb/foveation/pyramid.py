@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import threshold
 
 from .. import checks
-from ..core import ConfigError, DataError, choose
+from ..core import DataError, choose
 
 # %% ../../nbs/library/foveation/01_pyramid.ipynb #4b9c6f02
 def _sizes(n, levels):

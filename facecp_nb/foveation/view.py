@@ -9,7 +9,6 @@ __all__ = ['VIEWS', 'HEIGHT', 'View', 'fixations', 'add_view', 'view_fingerprint
 from contextlib import nullcontext
 from typing import Callable, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 

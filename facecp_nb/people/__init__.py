@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/people/00_people.ipynb #f527ec1b
+# %% ../../nbs/library/people/00_people.ipynb #51a4a13f
 from .person import (
     AXES, BANDS, FACTORS, GLASSES, GROUPS, MASKS, PAINT, REGIONS, SHAPE_NAMES, STYLES, Person, Scene, at_age, morph,
     people, person, scene, swap, twins)
@@ -14,6 +14,7 @@ from .draw import PARTS, Pictures, reach, render, sheet
 from .sets import (
     POINT_COLUMNS, TRUTHS, age_pairs, make_set, read_depth, read_parts, records, remake, write, write_folder)
 
+# %% ../../nbs/library/people/00_people.ipynb #f527ec1b
 __all__ = [
     "AXES", "BANDS", "FACTORS", "GLASSES", "GROUPS", "MASKS", "PAINT", "REGIONS", "SHAPE_NAMES", "STYLES",
     "Person", "Scene", "at_age", "morph", "people", "person", "scene", "swap", "twins",

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
+# %% ../../nbs/library/plots/00_plots.ipynb #5a87d497
 from facecp_nb.plots.charts import (
     METRICS, by_condition, confusion_of_views, distance_histograms, epoch_axis, faces, fovea, learning_curves,
     left_over, onsets_of, paper_and_ours, saturation, transfer,
@@ -14,12 +14,13 @@ from facecp_nb.plots.period import (
     PHASES, conditions, differences, harm, onset_curve, order_test, phases_of, rates, rearings, regimes,
 )
 from facecp_nb.plots.theme import (
-    ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check, colour_scale,
-    data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
+    ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check,
+    colour_scale, data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
 )
 
+# %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
 __all__ = [
-    "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FORMATS", "METRICS", "PHASES", "SHAPES",
+    "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FIGURE_FORMATS", "METRICS", "PHASES", "SHAPES",
     "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions", "confusion_of_views",
     "data_uri", "differences", "distance_histograms", "epoch_axis", "faces", "finish", "fovea", "harm", "in_order",
     "learning_curves", "left_over", "onset_curve", "onsets_of", "order_test", "paper_and_ours", "percent",

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from .. import checks
 from ..core import DataError, choose
 from facecp_nb.plots.theme import (
     GREY, INK, PLAIN_COLOURS, PLAIN_SHAPES, WIDTH, Bare, colour_scale, data_uri, finish, in_order, legend, letters,

@@ -17,8 +17,8 @@ from .. import checks
 from ..core import ConfigError, DataError
 from .charts import epoch_axis, onsets_of, panel_title
 from facecp_nb.plots.theme import (
-    COLOURS, GREY, INK, PLAIN_COLOURS, PLAIN_SHAPES, Bare, accuracy_scale, colour_scale, finish, fold_axis, folded,
-    in_order, legend, letters, level_lines, needed, pale_band, percent, plain_scale, points, room, shape_scale,
+    COLOURS, GREY, INK, PLAIN_SHAPES, Bare, accuracy_scale, colour_scale, finish, fold_axis, folded,
+    in_order, legend, level_lines, needed, pale_band, percent, plain_scale, points, room, shape_scale,
     signed_axis, tips,
 )
 

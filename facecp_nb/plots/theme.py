@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VIEW_COLOURS', 'CONDITION_COLOURS', 'ARM_COLOURS', 'COLOURS', 'SHAPES', 'CONDITIONS', 'PLAIN_COLOURS', 'PLAIN_SHAPES',
-           'INK', 'FAINT', 'GREY', 'WIDTH', 'FORMATS', 'in_order', 'colour_scale', 'shape_scale', 'plain_scale',
+           'INK', 'FAINT', 'GREY', 'WIDTH', 'FIGURE_FORMATS', 'in_order', 'colour_scale', 'shape_scale', 'plain_scale',
            'needed', 'rounded', 'listed', 'percent', 'points', 'tips', 'theme', 'Bare', 'Chart', 'LayerChart',
            'HConcatChart', 'VConcatChart', 'ConcatChart', 'finish', 'use_renderer', 'letters', 'room', 'folded',
            'fold_axis', 'legend', 'level_lines', 'accuracy_scale', 'pale_band', 'signed_axis', 'data_uri', 'check',
@@ -353,7 +353,7 @@ def check(
     return pd.DataFrame(dict(claim=list(claims), holds=[bool(h) for h in claims.values()]))
 
 # %% ../../nbs/library/plots/01_theme.ipynb #ddf9bcc6
-FORMATS = {".html": {"inline": True}, ".png": {"scale_factor": 2}, ".svg": {}, ".json": {}}
+FIGURE_FORMATS = {".html": {"inline": True}, ".png": {"scale_factor": 2}, ".svg": {}, ".json": {}}
 
 def save(
     chart,             # any chart of this package
@@ -361,6 +361,6 @@ def save(
 ) -> Path:             # where it was written
     "Write `chart` to `path` as .html (interactive, works without a network), .png, .svg or .json."
     path = Path(path)
-    choose(path.suffix, FORMATS, "the ending of the figure's file name")
-    with atomic(path) as t: chart.save(str(t), format=path.suffix[1:], **FORMATS[path.suffix])
+    choose(path.suffix, FIGURE_FORMATS, "the ending of the figure's file name")
+    with atomic(path) as t: chart.save(str(t), format=path.suffix[1:], **FIGURE_FORMATS[path.suffix])
     return path

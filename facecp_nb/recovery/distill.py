@@ -8,7 +8,7 @@ __all__ = ['attention_map', 'attention_loss', 'attention_bound', 'distillation_l
 # %% ../../nbs/library/recovery/01_distill.ipynb #8f245c9d
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import checks
 from ..core import ConfigError, DataError

@@ -6,7 +6,6 @@
 __all__ = ['RECOVERIES', 'PUBLISHED', 'PROFILE_VALUES', 'SEEDS', 'Config', 'configure', 'seeds']
 
 # %% ../../nbs/library/study/01_config.ipynb #bc7a43ff
-import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from .. import checks
@@ -126,9 +125,10 @@ class Config:
         "Whether two rearings are one in a run of this length."
         return str(Rearing.parse(one).resolve(self.epochs)) == str(Rearing.parse(other).resolve(self.epochs))
 
-# %% ../../nbs/library/study/01_config.ipynb #07c0a4b6
+# %% ../../nbs/library/study/01_config.ipynb #a19a7d47
 from fastcore.basics import patch
 
+# %% ../../nbs/library/study/01_config.ipynb #07c0a4b6
 _ALONE = ("rates", "clean", "recovery", "temperature", "alpha", "beta", "teacher", "teacher_seed")
 
 @patch

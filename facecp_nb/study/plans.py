@@ -13,7 +13,7 @@ from dataclasses import replace
 import pandas as pd
 
 from .. import checks
-from ..core import ConfigError, choose
+from ..core import ConfigError
 from .config import PUBLISHED, Config, configure, seeds
 from ..training import Rearing
 

@@ -27,7 +27,8 @@ def harm_sentence(
     said = f"twin minus late, at equal clean epochs, rates and updates: {_points(harm)}"
     outcome = judge(harm, MARGIN)
     given_back = "once time and rate are given back"
-    if outcome == "loss": return f"a loss remains {given_back}, which is what a period looks like ({said})"
+    if outcome == "loss":
+        return f"a loss remains {given_back}, as a period, or any lesson missed, would leave it ({said})"
     if outcome == "none": return f"no loss beyond {100 * MARGIN:.0f} points remains {given_back} ({said})"
     if outcome == "gain": return f"the late network ends above its twin ({said})"
     return f"whether a loss remains {given_back} is not decided ({said}; {power[0].lower()}{power[1:].rstrip('.')})"

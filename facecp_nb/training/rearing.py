@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['Rearing']
 
-# %% ../../nbs/library/training/01_rearing.ipynb #2d5dc352
+# %% ../../nbs/library/training/01_rearing.ipynb #a1b2c3d4
 import math
 import re
 import warnings
 
+from ..core import ConfigError
+
+# %% ../../nbs/library/training/01_rearing.ipynb #2d5dc352
 with warnings.catch_warnings():
     # fastai decorates with torch.jit.script, which torch has deprecated; the reader can do nothing about it
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*", category=FutureWarning)
     from fastai.callback.core import Callback
-
-from ..core import ConfigError
 
 # %% ../../nbs/library/training/01_rearing.ipynb #78a13491
 _PHASE = re.compile(r"(?P<view>[a-z][a-z0-9_]*)(?::(?P<length>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<percent>%)?)?")
