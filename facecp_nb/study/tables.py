@@ -16,7 +16,7 @@ import pandas as pd
 from ..core import atomic, choose, device, home, progress, write_json
 from ..evaluation import compare, compare_all, interval
 from .config import Config
-from .store import faces_of, history, is_done, key, run, scores
+from .store import drop_large_states, faces_of, history, is_done, key, run, scores
 
 # %% ../../nbs/library/study/06_tables.ipynb #216a16f7
 _WORTH_WORKERS = 150_000  # pictures to be shown, all runs together, from which on starting processes pays
@@ -78,6 +78,12 @@ def _on_cluster(client, missing, keep):
                                    key=f"facecp-{key(c)}")
     client.gather(list(futures.values()))
 
+def _here(missing, keep, workers):
+    "Train on this machine, with one progress line for all."
+    with progress(sum(map(epochs_to_do, missing)), f"rearing {len(missing)} networks", "epochs") as step:
+        if workers > 1: return _in_processes(missing, keep, workers, step)
+        for c in missing: run(c, keep=keep.get(c, ()), step=step)
+
 def fill(
     plan: pd.DataFrame,           # made by `plan`
     *,
@@ -88,11 +94,9 @@ def fill(
     order, keep = needed_runs(plan.config)
     missing = [c for c in order if not is_done(c)]
     if not missing: return
-    if client is not None: return _on_cluster(client, missing, keep)
-    workers = workers or _default_workers(missing)
-    with progress(sum(map(epochs_to_do, missing)), f"rearing {len(missing)} networks", "epochs") as step:
-        if workers > 1: return _in_processes(missing, keep, workers, step)
-        for c in missing: run(c, keep=keep.get(c, ()), step=step)
+    if client is not None: _on_cluster(client, missing, keep)
+    else: _here(missing, keep, workers or _default_workers(missing))
+    for base, ages in keep.items(): drop_large_states(base, ages)
 
 def grid(
     plan: pd.DataFrame, *, client=None, workers: int | None = None,  # as in `fill`
