@@ -156,7 +156,7 @@ def waves():
 
 def left():
     return [
-        dict(view=v, part=p, pyramid=y, share=0.5)
+        dict(view=v, part=p, pyramid=y, ratio=0.5)
         for v in ("full", "eyes", "mouth", "forehead")
         for p in ("eyes", "mouth")
         for y in ("published", "antialiased")
@@ -383,7 +383,7 @@ def test_equal_rates_share_a_line_with_a_diamond_each():
     ((_, line),) = drawn(chart, "line")
     ((_, turns),) = drawn(chart, "point")
     assert {r["line"] for r in line} == {"full, early, late"} and {r["condition"] for r in turns} == {"early", "late"}
-    assert len(line) == 6
+    assert len(line) == 7, "six epochs, and the end of the last one"
     other = history(names=("full", "late")).assign(rate=lambda t: t.rate * np.where(t.condition == "late", 2, 1))
     assert len(drawn(plots.rates(other), "line")) == 2
     many = plots.rates(history(names=[f"replayed {n}%" for n in (10, 25, 50, 75, 90)]))
@@ -442,10 +442,10 @@ def test_png_and_page_are_written_without_a_network(tmp_path):
 
 def test_figures_of_the_fovea_chapter():
     assert "level 7.0 at 64 pixels" in figures()["fovea"]().description
-    assert "mouth view, eyes, published: 50 %" in plots.left_over(left()).description
+    assert "mouth view, eyes, published: 0.50" in plots.left_over(left()).description
     assert "at most 30 % false detail, at 10 pixels" in plots.transfer(waves()).description
     sure = [r | dict(low=0.4, high=0.6) for r in left()]
-    assert "mouth view, eyes, published: 50 % (40 to 60)" in plots.left_over(sure).description
+    assert "mouth view, eyes, published: 0.50 (0.40 to 0.60)" in plots.left_over(sure).description
 
 
 REALISM = {"distances": plots.distance_histograms, "conditions": plots.by_condition, "saturation": plots.saturation}

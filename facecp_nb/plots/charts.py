@@ -7,7 +7,7 @@ __all__ = ['METRICS', 'faces', 'epoch_axis', 'onsets_of', 'learning_curves', 'co
            'panel_title', 'left_over', 'distance_histograms', 'by_condition', 'saturation', 'paper_and_ours']
 
 # %% ../../nbs/library/plots/02_charts.ipynb #5e6ef64e
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import altair as alt
 import numpy as np
@@ -30,6 +30,7 @@ def faces(
     description: str | None = None,       # alt text; by default it lists the titles
     size: int = 96,                       # side of a picture on the screen, pixels; less where the row is too long
     quality: int = 80,                    # of the JPEGs
+    colours: Mapping[str, str] | None = None,  # what flat colours in the pictures mean: name -> colour
 ) -> Bare:
     "A sheet of pictures with words beneath them; the pictures are stored in the figure as small JPEGs."
     if not len(images): raise DataError("The figure faces got no images.")
@@ -49,6 +50,7 @@ def faces(
     )
     marks = [base.mark_image(width=size, height=size).encode(url="image:N")]
     if any(titles): marks.append(base.mark_text(dy=size / 2 + 9, fontSize=11, limit=size + 5).encode(text="name:N"))
+    if colours: marks.append(_key(colours))
     named = ", ".join(t for t in titles[:24] if t)
     words = (
         description
@@ -70,6 +72,13 @@ def _grid(images, titles, across, size, quality):
             for i, (image, name) in enumerate(zip(images, titles))
         ]
     )
+
+def _key(colours):
+    "A layer that draws nothing and lists names with their colours below the sheet."
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    listed = legend(colours, symbolType="square", symbolOpacity=1, symbolSize=160, symbolStrokeWidth=0)
+    return alt.Chart(pd.DataFrame({"shown": list(colours)})).mark_point(opacity=0, filled=True).encode(
+        x=alt.value(0), y=alt.value(0), color=alt.Color("shown:N", title=None, scale=scale, legend=listed))
 
 # %% ../../nbs/library/plots/02_charts.ipynb #836afdf1
 METRICS = {
@@ -285,19 +294,21 @@ def panel_title(
 
 # %% ../../nbs/library/plots/02_charts.ipynb #0cb803c6
 def left_over(
-    rows: pd.DataFrame,        # view, part, pyramid, share; also low, high if known
+    rows: pd.DataFrame,        # view, part, pyramid, ratio; also low, high if known
     *,
     title: str | None = None,  # the answer
 ) -> Bare:
     "What each view leaves of the difference between people, one panel a part, one shape a pyramid."
-    table = needed(rows, ("view", "part", "pyramid", "share"), "left_over")
+    table = needed(rows, ("view", "part", "pyramid", "ratio"), "left_over")
     order, pyramids, parts = in_order(table.view), list(dict.fromkeys(table.pyramid)), list(dict.fromkeys(table.part))
+    # an interval may reach beyond what full view has
+    farthest = max(1., *table.ratio, *table.get("high", []))
     def panel(part, first):
         base = alt.Chart(table).transform_filter(alt.datum.part == part).encode(
-            x=alt.X("share:Q", scale=alt.Scale(domain=[0, 1]), title="share of the difference between people",
-                    axis=alt.Axis(format=".0%", tickCount=5)),
+            x=alt.X("ratio:Q", scale=alt.Scale(domain=[0, farthest]), title="difference between people, full view = 1",
+                    axis=alt.Axis(format=".1f", tickCount=5)),
             y=alt.Y("view:N", sort=order, title=None, axis=alt.Axis(labels=first, ticks=first)),
-            tooltip=tips(table, ("view", "part", "pyramid", "share", "low", "high")))
+            tooltip=tips(table, ("view", "part", "pyramid", "ratio", "low", "high")))
         marks = [base.mark_line(color="#BFBFBF").encode(detail="view:N")]
         if {"low", "high"} <= set(table): marks.append(base.mark_rule(strokeWidth=3, opacity=.5).encode(
             x="low:Q", x2="high:Q", color=alt.Color("view:N", scale=colour_scale(order), legend=None)))
@@ -317,15 +328,16 @@ def left_over(
             title=panel_title(f"left of the {part}"),
         )
 
+    sure = {"low", "high"} <= set(table)
     said = "; ".join(
-        f"{r.view} view, {r.part}, {r.pyramid}: {percent(r.share, getattr(r, 'low', None), getattr(r, 'high', None))}"
+        f"{r.view} view, {r.part}, {r.pyramid}: {r.ratio:.2f}" + (f" ({r.low:.2f} to {r.high:.2f})" if sure else "")
         for r in table.itertuples()
     )
     return finish(
         alt.hconcat(*(panel(p, i == 0) for i, p in enumerate(parts))),
         title or "Away from the fixation a coarse part of the difference stays",
-        "Dot plots, one per part of the face, of the share of the difference between people that each view "
-        f"leaves. {said}.",
+        "Dot plots, one per part of the face, of how far apart people are in each view, as a ratio to full "
+        f"view. {said}.",
     )
 
 # %% ../../nbs/library/plots/02_charts.ipynb #1ca98773

@@ -97,7 +97,8 @@ def _against_zero(table):
     "Differences in points, their label and whether zero is excluded, as new columns."
     excluded = (table.low > 0) | (table.high < 0)
     hundred = {f"{c}_points": (100 * table[c]).round(2) for c in ("difference", "low", "high")}
-    labels = [points(r.difference, r.low, r.high) for r in table.itertuples()]
+    digits = int(table.difference.abs().max() < .1)
+    labels = [points(r.difference, r.low, r.high, digits) for r in table.itertuples()]
     return table.assign(**hundred, label=labels, zero=np.where(excluded, *_ZERO))
 
 def _caption(first, adjusted, margin):
@@ -152,7 +153,7 @@ def differences(
     chart = alt.layer(*marks).properties(width=width or room(names.values(), table.label), height=alt.Step(step))
     return finish(
         chart,
-        title or f"{clear} of {len(table)} intervals exclude{'s' * (clear == 1)} zero",
+        title or (said if len(table) == 1 else f"{clear} of {len(table)} intervals exclude{'s' * (clear == 1)} zero"),
         f"Differences in accuracy, in points, {_intervals(adjusted)}: {said}.{_margin_said(margin)}{_seeds_said(dots)}",
     )
 
@@ -224,6 +225,8 @@ def _some(rates):
     used = sorted({float(f"{r:.2g}") for r in rates})
     return used[::-(-len(used) // 8)]
 
+_SHARED = ("#8A8A8A", "#4C6A92", "#B08D57")  # staircases of several conditions
+
 def _nested(n):
     "Widths of lines that are drawn on top of each other, thick first."
     return [max(1.5, 2 + 2.5 * (n - 1 - i)) for i in range(n)]
@@ -250,6 +253,8 @@ def rates(
     name = lambda data: data.assign(line=data.condition.map(lambda c: _together(shared[c])))
     longest = name(table.loc[table.groupby("condition").epoch.transform("size").sort_values(ascending=False).index])
     longest = longest.drop_duplicates(["line", "epoch"]).sort_values(["line", "epoch"])[["line", "epoch", "rate"]]
+    ends = longest.drop_duplicates("line", keep="last").assign(epoch=lambda t: t.epoch + 1)
+    longest = pd.concat([longest, ends], ignore_index=True)
     chosen = alt.selection_point(name="chosen", fields=["line"], bind="legend")
     encode = dict(
         x=alt.X(
@@ -266,7 +271,8 @@ def rates(
         opacity=alt.condition(chosen, alt.value(1), alt.value(0.1)),
     )
     several = {_together(g): ", ".join(g) for g in shared.values() if len(g) > 1}
-    colours = [COLOURS.get(line, "#8A8A8A" if line in several else "#4C6A92") for line in lines]
+    spare = {line: _SHARED[i % len(_SHARED)] for i, line in enumerate(several)}
+    colours = [COLOURS.get(line, spare.get(line, "#4C6A92")) for line in lines]
     colour = alt.Color("line:N", scale=alt.Scale(domain=lines, range=colours), sort=lines, title="rate of",
                        legend=legend(lines, "rate of", symbolType="stroke", symbolStrokeWidth=3))
     marks = [alt.Chart(longest[longest.line == line]).mark_line(interpolate="step-after", strokeWidth=wide).encode(
