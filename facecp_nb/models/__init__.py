@@ -16,6 +16,6 @@ from .recogniser import MANIFEST, UNITS, Recogniser, ResidualUnit, aligned, embe
 
 # %% ../../nbs/library/models/00_models.ipynb #f0c542e2
 __all__ = ["ARCHITECTURES", "COMPLETION", "INPUTS", "LEARNED", "MANIFEST", "UNITS", "Network", "Recogniser",
-           "ResidualUnit", "SmallNet", "Taps", "aligned", "check_size", "closes_at", "complete", "completed", "conserved",
-           "create", "deficit_for", "embed", "groups", "learning_time", "limits", "lone_time", "read_weights", "recogniser",
-           "share_at_rest", "shares", "two_paths"]
+           "ResidualUnit", "SmallNet", "Taps", "aligned", "check_size", "closes_at", "complete", "completed",
+           "conserved", "create", "deficit_for", "embed", "groups", "learning_time", "limits", "lone_time",
+           "read_weights", "recogniser", "share_at_rest", "shares", "two_paths"]

@@ -214,24 +214,28 @@ def complete(
     deficit_steps: Sequence[int],  # steps on the first task, increasing
     steps: int,                    # steps on the second task, equal for all
     seeds: Sequence[int] = (0,),   # each draws its own two matrices, cells and factors
-) -> pd.DataFrame:                 # depth, deficit_steps, seed, test_error, train_error
-    "Matrix completion after a switch of task (Kleinman et al., 2024; float64, full batch): mean squared errors."
+) -> pd.DataFrame:                 # depth, deficit_steps, seed, past_error, test_error, train_error
+    """Matrix completion after a switch of task (Kleinman et al., 2024; float64): mean squared errors at the end.
+
+    past_error is that of the first task, over the seen cells, at the switch."""
     depth, steps = checks.whole("depth", depth, 1, 12), checks.whole("steps", steps, 1)
     ends = [checks.whole("deficit_steps", d, 0) for d in deficit_steps]
     if not ends or sorted(set(ends)) != ends: raise ConfigError("deficit_steps must increase, such as [0, 2000].")
     seeds = [checks.whole("seed", s, 0) for s in seeds]
     if not seeds: raise ConfigError("seeds is empty; give at least one, such as [0].")
     first, then, mask, born = (torch.stack(t) for t in zip(*(_tasks(depth, s, **COMPLETION) for s in seeds)))
-    factors, kept = [f.clone() for f in born.unbind(1)], []
+    factors, kept, past = [f.clone() for f in born.unbind(1)], [], []
     for begin, end in zip([0, *ends], ends):
         for _ in range(end - begin): _descend(factors, first, mask, COMPLETION["rate"])
         kept.append([f.clone() for f in factors])
+        past.append(_errors(factors, first, mask)[1])
     factors = [torch.cat(layer) for layer in zip(*kept)]
     then, mask = (t.repeat(len(ends), 1, 1) for t in (then, mask))
     for _ in range(steps): _descend(factors, then, mask, COMPLETION["rate"])
     test, train = _errors(factors, then, mask)
     place = pd.MultiIndex.from_product([[depth], ends, seeds], names=["depth", "deficit_steps", "seed"])
-    return pd.DataFrame(dict(test_error=test, train_error=train), index=place).reset_index()
+    errors = dict(past_error=torch.cat(past), test_error=test, train_error=train)
+    return pd.DataFrame(errors, index=place).reset_index()
 
 # %% ../../nbs/library/models/04_linear.ipynb #a3d2d0f9
 def completed(
