@@ -365,7 +365,7 @@ def onset_chart(
         base.mark_line().encode(y=at("accuracy"), opacity=faded(.8, .1)),
         base.mark_point(size=80).encode(
             y=at("accuracy"), opacity=faded(1, .1), shape=alt.Shape("arm:N", scale=shape_scale(order), **key),
-            tooltip=tips(table, ("arm", x, "rearing", "accuracy", "low", "high", "seeds", "epochs", "seconds")),
+            tooltip=tips(table, ("arm", x, "rearing", "accuracy", "low", "high", "epochs")),
         ).add_params(chosen)]
     if len(dots): marks.append(arms_of(dots).mark_point(**SEED | {"opacity": 1}, xOffset=6).encode(
         y=at("accuracy"), opacity=faded(.55, .03), tooltip=tips(dots, ("arm", x, "seed", "accuracy"))))

@@ -13,6 +13,7 @@ __all__ = ['VIEW_COLOURS', 'CONDITION_COLOURS', 'ARM_COLOURS', 'COLOURS', 'SHAPE
 # %% ../../nbs/library/plots/01_theme.ipynb #f15090f8
 import base64
 import io
+import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -194,10 +195,30 @@ def theme() -> alt.theme.ThemeConfig:  # {"config": ...}
     }}
 
 # %% ../../nbs/library/plots/01_theme.ipynb #61f0b30c
+_PARTS = ("layer", "hconcat", "vconcat", "concat")
+
+def _said_of_tables(view, table, above, said):
+    "Collect in `said` what a view, its parts and what lies above them say of each table."
+    table = view.get("data", {}).get("name", table)
+    own = above + json.dumps({k: v for k, v in view.items() if k not in (*_PARTS, "datasets", "config")})
+    said[table] = said.get(table, "") + own
+    for part in (p for kind in _PARTS for p in view.get(kind, [])): _said_of_tables(part, table, own, said)
+
+def _with_used_columns(spec):
+    "The specification without the columns of its tables that it never names: a notebook stores what is drawn."
+    said, tables = {}, spec.get("datasets", {})
+    _said_of_tables(spec, None, "", said)
+    used = {name: [{k: v for k, v in row.items() if k in said.get(name, "")} for row in rows]
+            for name, rows in tables.items()}
+    return spec | dict(datasets=used)
+
 class Bare:
     "A chart that is shown as its bare specification, whatever renderer is active."
     def _repr_mimebundle_(self, *args, **kwargs):
-        with alt.renderers.enable("mimetype"): return super()._repr_mimebundle_(*args, **kwargs)
+        with alt.renderers.enable("mimetype"): bundle = super()._repr_mimebundle_(*args, **kwargs)
+        bundle, *about = bundle if isinstance(bundle, tuple) else (bundle,)
+        bundle = {k: _with_used_columns(v) if "vegalite" in k else v for k, v in bundle.items()}
+        return (bundle, *about) if about else bundle
 
 class Chart(Bare, alt.Chart): "One view in the house's look."
 class LayerChart(Bare, alt.LayerChart): "Views on top of each other in the house's look."
