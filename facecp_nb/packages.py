@@ -14,7 +14,7 @@ PACKAGES = {
     "data": ("images", "records", "faceset", "detection", "sources"),
     "people": ("person", "head", "wear", "paint", "light", "draw", "sets"),
     "foveation": ("pyramid", "view", "fidelity"),
-    "models": ("backbones", "taps", "recogniser"),
+    "models": ("backbones", "taps", "recogniser", "linear"),
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
     "recovery": ("distill",),
     "evaluation": ("intervals", "regions", "units"),

@@ -156,7 +156,7 @@ def waves():
 
 def left():
     return [
-        dict(view=v, part=p, pyramid=y, share=0.5)
+        dict(view=v, part=p, pyramid=y, ratio=0.5)
         for v in ("full", "eyes", "mouth", "forehead")
         for p in ("eyes", "mouth")
         for y in ("published", "antialiased")
@@ -170,29 +170,29 @@ def figures():
         "conditions": lambda: plots.conditions(rows(), chance=0.02),
         "conditions with seeds": lambda: plots.conditions(rows(), seeds=each(rows(), "accuracy"), chance=0.02),
         "rearings": lambda: plots.rearings(history()),
-        "differences": lambda: plots.differences(contrasts(), adjusted="simultaneous over 2 comparisons"),
-        "differences with seeds": lambda: plots.differences(
+        "differences": lambda: plots.difference_chart(contrasts(), adjusted="simultaneous over 2 comparisons"),
+        "differences with seeds": lambda: plots.difference_chart(
             contrasts(), seeds=each(contrasts(), "difference"), margin=None
         ),
         "learning_curves": lambda: plots.learning_curves(history()),
         "many learning_curves": lambda: plots.learning_curves(history(names=many)),
         "rates": lambda: plots.rates(history()),
         "many rates": lambda: plots.rates(history(names=many)),
-        "onset_curve": lambda: plots.onset_curve(curve(), references=levels),
-        "onset_curve with seeds": lambda: plots.onset_curve(
+        "onset_curve": lambda: plots.onset_chart(curve(), references=levels),
+        "onset_curve with seeds": lambda: plots.onset_chart(
             curve(), seeds=each(curve(), "accuracy"), references=levels
         ),
         "confusion_of_views": lambda: plots.confusion_of_views(matrix()),
         "big confusion_of_views": lambda: plots.confusion_of_views(matrix([*VIEWS, "both", "nose", "none", "chin"])),
-        "order_test": lambda: plots.order_test(orders(), seeds=each(orders(), "accuracy")),
+        "order_test": lambda: plots.order_chart(orders(), seeds=each(orders(), "accuracy")),
         "harm": lambda: plots.harm(harms(), seeds=each(harms(), "difference")),
-        "regimes": lambda: plots.regimes(search(), chosen=".02 in steps"),
+        "regimes": lambda: plots.regime_chart(search(), chosen=".02 in steps"),
         "faces": lambda: plots.faces(
             np.full((16, 3, 8, 8), 99, np.uint8), list("abcdefghijklmnop"), columns=8, size=112, title="Sixteen greys"
         ),
         "fovea": lambda: plots.fovea([dict(distance=d, level=v, fovea="a") for d, v in ((1, 1), (8, 4), (64, 7))]),
-        "transfer": lambda: plots.transfer(waves()),
-        "left_over": lambda: plots.left_over(left()),
+        "transfer": lambda: plots.transfer_chart(waves()),
+        "left_over": lambda: plots.left_over_chart(left()),
         "distance_histograms": lambda: plots.distance_histograms(realism("distances")),
         "by_condition": lambda: plots.by_condition(factors(), columns=3),
         "saturation": lambda: plots.saturation(realism("saturation")),
@@ -284,16 +284,16 @@ def test_the_description_follows_the_rows():
     "draw",
     [
         plots.conditions,
-        plots.differences,
+        plots.difference_chart,
         plots.learning_curves,
         plots.rates,
         plots.rearings,
-        plots.onset_curve,
+        plots.onset_chart,
         plots.confusion_of_views,
         plots.paper_and_ours,
-        plots.order_test,
+        plots.order_chart,
         plots.harm,
-        plots.regimes,
+        plots.regime_chart,
     ],
 )
 def test_wrong_rows_are_named(draw):
@@ -307,7 +307,7 @@ def test_empty_and_per_cent_tables_are_refused():
     with pytest.raises(DataError, match="not per cent"):
         plots.conditions(rows().assign(accuracy=94.0))
     with pytest.raises(DataError, match="not per cent"):
-        plots.differences(contrasts().assign(difference=5.0))
+        plots.difference_chart(contrasts().assign(difference=5.0))
     with pytest.raises(DataError, match="no images"):
         plots.faces([])
     with pytest.raises(ConfigError, match="Choose one of"):
@@ -315,9 +315,9 @@ def test_empty_and_per_cent_tables_are_refused():
     with pytest.raises(DataError, match="seed"):
         plots.conditions(rows(), seeds=rows())
     with pytest.raises(ConfigError, match="is no phase"):
-        plots.order_test(orders().assign(order="m>>c"))
+        plots.order_chart(orders().assign(order="m>>c"))
     with pytest.raises(DataError, match="not among the rows"):
-        plots.regimes(search(), chosen="another")
+        plots.regime_chart(search(), chosen="another")
 
 
 def test_odd_rows_are_drawn():
@@ -326,7 +326,7 @@ def test_odd_rows_are_drawn():
         in plots.conditions(rows(1).assign(condition="mouth:3 > nose", low=np.nan, high=np.nan)).description
     )
     assert "no network changes its view" in plots.rates(history().query("condition == 'full'")).description
-    assert plots.onset_curve(curve().query("onset == 5")).to_dict()
+    assert plots.onset_chart(curve().query("onset == 5")).to_dict()
 
 
 def drawn(chart, mark):
@@ -340,7 +340,7 @@ def drawn(chart, mark):
 
 
 def test_a_difference_is_in_points_and_filled_where_zero_is_excluded():
-    chart = plots.differences(contrasts(), adjusted="simultaneous over 2 comparisons")
+    chart = plots.difference_chart(contrasts(), adjusted="simultaneous over 2 comparisons")
     spec, data = drawn(chart, "point")[0]
     assert [(r["difference_points"], r["zero"]) for r in data] == [
         (20, "interval excludes zero"),
@@ -355,7 +355,7 @@ def test_a_difference_is_in_points_and_filled_where_zero_is_excluded():
     assert (
         "early - late: +20 points (+15 to +25)" in chart.description and "within 3 points of zero" in chart.description
     )
-    without = plots.differences(contrasts(), margin=None)
+    without = plots.difference_chart(contrasts(), margin=None)
     assert drawn(without, "rect") == [] and "pale band" not in without.description
 
 
@@ -363,7 +363,7 @@ def test_a_difference_is_in_points_and_filled_where_zero_is_excluded():
     "chart, seeds",
     [
         (plots.conditions(rows(), seeds=each(rows(), "accuracy")), 15),
-        (plots.onset_curve(curve(), seeds=each(curve(), "accuracy")), 45),
+        (plots.onset_chart(curve(), seeds=each(curve(), "accuracy")), 45),
         (plots.harm(harms(), seeds=each(harms(), "difference")), 30),
     ],
 )
@@ -374,7 +374,7 @@ def test_every_seed_is_a_dot(chart, seeds):
 
 def test_arms_stand_beside_each_other():
     "No two bars at one place, and the pointer still reads the true onset."
-    _, data = drawn(plots.onset_curve(curve()), "rule")[0]
+    _, data = drawn(plots.onset_chart(curve()), "rule")[0]
     assert len({r["at"] for r in data}) == len(data) and {r["onset"] for r in data} == {1, 5, 9}
 
 
@@ -399,7 +399,7 @@ def test_onsets_are_marked_in_learning_curves():
 
 
 def test_the_phases_of_an_order_stand_beside_its_end():
-    chart = plots.order_test(orders())
+    chart = plots.order_chart(orders())
     assert "m>c>c, that is mouth, then full, then full: 85 % (83 to 87)" in chart.description
     assert plots.phases_of("mouth:2 > e")[["view", "start", "end"]].values.tolist() == [["mouth", 0, 2], ["eyes", 2, 3]]
 
@@ -442,10 +442,10 @@ def test_png_and_page_are_written_without_a_network(tmp_path):
 
 def test_figures_of_the_fovea_chapter():
     assert "level 7.0 at 64 pixels" in figures()["fovea"]().description
-    assert "mouth view, eyes, published: 50 %" in plots.left_over(left()).description
-    assert "at most 30 % false detail, at 10 pixels" in plots.transfer(waves()).description
+    assert "mouth view, eyes, published: 0.50" in plots.left_over_chart(left()).description
+    assert "at most 30 % false detail, at 10 pixels" in plots.transfer_chart(waves()).description
     sure = [r | dict(low=0.4, high=0.6) for r in left()]
-    assert "mouth view, eyes, published: 50 % (40 to 60)" in plots.left_over(sure).description
+    assert "mouth view, eyes, published: 0.50 (0.40 to 0.60)" in plots.left_over_chart(sure).description
 
 
 REALISM = {"distances": plots.distance_histograms, "conditions": plots.by_condition, "saturation": plots.saturation}

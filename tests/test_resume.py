@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 pytest.importorskip("facecp_nb.study")
+pytestmark = pytest.mark.slow
 SETTINGS = dict(people=4, images=20, size=24, epochs=6, batch=8, threads=1, seed=3)
 STEPS = 6  # 4 people x 12 training pictures in batches of 8
 

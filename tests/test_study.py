@@ -203,3 +203,11 @@ def test_quoted_numbers_are_held_to_the_stored_rows(monkeypatch):
     monkeypatch.setattr(study.shipped_rows.__globals__["pd"], "read_parquet", lambda path: rows)
     assert study.quote("whole-story", {"full": 88}).stored.tolist() == [87.6]
     with pytest.raises(AssertionError, match="says 87"): study.quote("whole-story", {"full": 87})
+
+def test_a_quoted_number_of_a_matrix_names_its_test_pictures(monkeypatch):
+    rows = pd.DataFrame(dict(study="reared-views", profile="quick", condition="mouth", tested=["full", "mouth"],
+                             accuracy=[.6, .8]))
+    monkeypatch.setattr(study.shipped_rows.__globals__["pd"], "read_parquet", lambda path: rows)
+    assert study.quote("reared-views", {"mouth": 60}).stored.tolist() == [60]
+    assert study.quote("reared-views", {"mouth": 80}, view="mouth").stored.tolist() == [80]
+    with pytest.raises(AssertionError, match="says 80"): study.quote("reared-views", {"mouth": 80})

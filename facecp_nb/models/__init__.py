@@ -8,8 +8,14 @@ __all__ = []
 # %% ../../nbs/library/models/00_models.ipynb #84863e1b
 from .backbones import ARCHITECTURES, INPUTS, Network, SmallNet, check_size, create, groups
 from .taps import Taps
+from facecp_nb.models.linear import (
+    COMPLETION, LEARNED, closes_at, complete, completed, conserved, deficit_for, learning_time, limits,
+    lone_time, share_at_rest, shares, two_paths,
+)
 from .recogniser import MANIFEST, UNITS, Recogniser, ResidualUnit, aligned, embed, read_weights, recogniser
 
 # %% ../../nbs/library/models/00_models.ipynb #f0c542e2
-__all__ = ["ARCHITECTURES", "INPUTS", "MANIFEST", "UNITS", "Network", "Recogniser", "ResidualUnit", "SmallNet", "Taps",
-           "aligned", "check_size", "create", "embed", "groups", "read_weights", "recogniser"]
+__all__ = ["ARCHITECTURES", "COMPLETION", "INPUTS", "LEARNED", "MANIFEST", "UNITS", "Network", "Recogniser",
+           "ResidualUnit", "SmallNet", "Taps", "aligned", "check_size", "closes_at", "complete", "completed",
+           "conserved", "create", "deficit_for", "embed", "groups", "learning_time", "limits", "lone_time",
+           "read_weights", "recogniser", "share_at_rest", "shares", "two_paths"]

@@ -298,8 +298,9 @@ def level_lines(
             x="value:Q", y=alt.value(0), text="label:N"
         )
         return [rule.encode(x="value:Q"), name]
-    name = base.mark_text(**words, dx=5, baseline="middle").encode(x=alt.value("width"), y="at:Q", text="label:N")
-    return [rule.encode(y="value:Q"), name]
+    y = lambda column: alt.Y(f"{column}:Q", scale=alt.Scale(zero=False))  # leaves the axis as the other layers have it
+    name = base.mark_text(**words, dx=5, baseline="middle").encode(x=alt.value("width"), y=y("at"), text="label:N")
+    return [rule.encode(y=y("value")), name]
 
 def _apart(values, gap):
     "Ascending values, moved up where the next lies nearer than `gap`."

@@ -18,7 +18,8 @@ from facecp_nb.study.plans import (
     onset_curve, order_test, percent_of, plan, reared_views, regimes, scale, whole_story,
 )
 from facecp_nb.study.tables import (
-    by_seed, difference, differences, fill, grid, histories, publish, table, tested, validated,
+    by_seed, difference, differences, fill, grid, histories, publish, reared_and_tested, table, tested,
+    validated,
 )
 from facecp_nb.study.shipped import (
     quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
@@ -34,7 +35,8 @@ __all__ = [
     "ARMS", "CHOSEN_REGIME", "CONSTANT", "ORDERS", "REGIMES", "SCALES", "STUDIES", "constant_windows",
     "contrasts", "deficit_windows", "onset_curve", "order_test", "percent_of", "plan", "reared_views", "regimes",
     "scale",
-    "whole_story", "by_seed", "difference", "differences", "fill", "grid", "histories", "publish", "table", "tested",
-    "validated", "quote", "ship", "shipped_contrasts", "shipped_rows", "strangers", "study_contrasts", "study_rows",
+    "whole_story", "by_seed", "difference", "differences", "fill", "grid", "histories", "publish",
+    "reared_and_tested", "table", "tested", "validated", "quote", "ship", "shipped_contrasts", "shipped_rows",
+    "strangers", "study_contrasts", "study_rows",
     "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict",
 ]

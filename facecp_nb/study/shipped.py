@@ -16,7 +16,7 @@ import torch
 from ..core import PROFILES, DataError, atomic, choose, code_of, device, digest, shipped
 from .plans import STUDIES, contrasts
 from .store import faces_of, run
-from .tables import differences, needed_runs, table, validated
+from .tables import differences, needed_runs, reared_and_tested, table, validated
 
 # %% ../../nbs/library/study/07_shipped.ipynb #a0b31b72
 ROWS, CONTRASTS = "rows.parquet", "contrasts.parquet"
@@ -27,7 +27,8 @@ def configuration_digests(plan: pd.DataFrame) -> pd.Series:
     return plan.groupby("condition", sort=False)["config"].apply(of)
 
 def _rows_of(name, plan):
-    "The table of a study; the search for a regime is read on validation pictures."
+    "The table of a study: views on all kinds of test pictures, the search for a regime on validation pictures."
+    if name == "reared-views": return reared_and_tested(plan)
     if name != "regimes": return table(plan)
     found = validated(plan).groupby(["condition", "regime", "view"], sort=False)
     rows = found.agg(accuracy=("accuracy", "mean"), seeds=("seed", list), seed_accuracy=("accuracy", list))
@@ -114,17 +115,20 @@ def quote(
     said: dict[str, float],       # condition -> per cent, or 'a − b' -> points, as the sentence has them
     profile: str = "quick",
     family: str | None = None,    # of the differences; the first that has the comparison by default
+    view: str = "full",           # the kind of test pictures, where the rows know several
 ) -> pd.DataFrame:                # what, said, stored, low, high
     "The stored numbers beside the quoted ones; `AssertionError` where a quoted number is not the stored one, rounded."
     rows, gaps = shipped_rows(name, profile), shipped_contrasts(name, profile)
     if family is not None: gaps = gaps[gaps.family == family]
+    if "tested" in rows: rows = rows[rows.tested == choose(view, rows.tested.unique(), "view")]
     found = []
     for what, value in said.items():
         row = (gaps[gaps.comparison == what] if "−" in what else rows[rows.condition == what]).iloc[0]
         stored = 100 * row["difference" if "−" in what else "accuracy"]
         digits = len(str(float(value)).rstrip("0").partition(".")[2])
         assert round(stored, digits) == value, f"the sentence says {value} for {what}, the stored row {stored:.2f}"
-        found.append((what, value, round(stored, 2), round(100 * row["low"], 1), round(100 * row["high"], 1)))
+        ends = [round(100 * row.get(end, float("nan")), 1) for end in ("low", "high")]
+        found.append((what, value, round(stored, 2), *ends))
     return pd.DataFrame(found, columns=["what", "said", "stored", "low", "high"])
 
 # %% ../../nbs/library/study/07_shipped.ipynb #1a3bc071
