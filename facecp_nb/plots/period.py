@@ -93,12 +93,12 @@ def conditions(
 # %% ../../nbs/library/plots/03_period.ipynb #9ee2b332
 _ZERO = ("interval excludes zero", "zero is inside")
 
-def _against_zero(table):
-    "Differences in points, their label and whether zero is excluded, as new columns."
+def _against_zero(table, rows):
+    "Differences in points, their label (from the unrounded rows) and whether zero is excluded, as new columns."
     excluded = (table.low > 0) | (table.high < 0)
     hundred = {f"{c}_points": (100 * table[c]).round(2) for c in ("difference", "low", "high")}
     digits = int(table.difference.abs().max() < .1)
-    labels = [points(r.difference, r.low, r.high, digits) for r in table.itertuples()]
+    labels = [points(r.difference, r.low, r.high, digits) for r in pd.DataFrame(rows).itertuples()]
     return table.assign(**hundred, label=labels, zero=np.where(excluded, *_ZERO))
 
 def _caption(first, adjusted, margin):
@@ -121,7 +121,7 @@ def difference_chart(
     width: int | None = None,           # of the plot, pixels; by default what fits
 ) -> Bare:
     "Differences in points with their intervals, beside zero and the margin; filled where zero is excluded."
-    table = _against_zero(needed(rows, ("comparison", "difference", "low", "high"), "difference_chart"))
+    table = _against_zero(needed(rows, ("comparison", "difference", "low", "high"), "difference_chart"), rows)
     dots = seed_dots(seeds, "comparison", "difference", list(table.comparison))
     names = dict(zip(table.comparison, folded(table.comparison, 26)))
     rows_of = lambda data: alt.Chart(data.assign(row=data.comparison.map(names))).encode(
@@ -450,9 +450,8 @@ def harm(
     height: int = 240,
 ) -> Bare:
     "Harm in points over the onset, one line a contrast; filled where the interval excludes zero. Click the legend."
-    table = _against_zero(needed(rows, ("contrast", x, "difference", "low", "high"), "harm")).sort_values(
-        ["contrast", x]
-    )
+    table = _against_zero(needed(rows, ("contrast", x, "difference", "low", "high"), "harm"), rows)
+    table = table.sort_values(["contrast", x])
     order = list(dict.fromkeys(pd.DataFrame(rows).contrast))
     dots = seed_dots(seeds, "contrast", "difference", order)
     chosen = alt.selection_point(name="chosen", fields=["contrast"], bind="legend")
