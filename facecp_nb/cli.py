@@ -217,6 +217,8 @@ def _report(written: Path, out: Path, as_json: bool):
     if summary["sentence"]: print(summary["sentence"], end="\n\n")
     for name, path in paths.items(): print(f"{name:12} {path}")
 
+_NOT_SHOWN = ("method", "onset", "seeds", "seed_accuracy", "train_accuracy")
+
 def _as_text(rows) -> str:
     "A table for a terminal: shares as percentages with their interval, seconds rounded."
     shown = rows.copy()
@@ -225,7 +227,7 @@ def _as_text(rows) -> str:
         shown["accuracy"] = [f"{share:.1%}  [{low:.1%}, {high:.1%}]" for share, low, high in shares]
         shown = shown.drop(columns=["low", "high"])
     if "seconds" in shown: shown["seconds"] = shown.seconds.round(1)
-    return shown.drop(columns=[c for c in ("method", "onset") if c in shown]).to_string(index=False)
+    return shown.drop(columns=[c for c in _NOT_SHOWN if c in shown]).to_string(index=False)
 
 # %% ../nbs/library/17_cli.ipynb #73b458a5
 @app.command("rear")
