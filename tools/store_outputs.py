@@ -43,6 +43,15 @@ def skipped(cell, flags: set[str]) -> bool:
         return word in flags or (word, value.replace(" ", "").lower()) == ("eval", ":false")
     return any(leaves_out(word, value) for word, value in directives)
 
+def without_styles(nb):
+    "Leave out the style sheet that pandas repeats with every table; JupyterLab and the site bring their own."
+    for cell in nb.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:
+                data["text/html"] = re.sub(r"<style scoped>.*?</style>\n?", "", data["text/html"], flags=re.S)
+    return nb
+
 def stable_widgets(nb):
     "Name widget models 0, 1, 2 in the order in which outputs refer to them, so that a second run changes no line."
     state = nb.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
@@ -96,7 +105,7 @@ def execute(path: Path):
             )
             client.execute()
     for cell, source, output in zip(left_out, sources, outputs): cell.source, cell.outputs = source, output
-    return stable_widgets(without_live_views(without_places(nb, store)))
+    return without_styles(stable_widgets(without_live_views(without_places(nb, store))))
 
 def store(path: Path):
     "Run the notebook at `path` and write it back with its outputs, cleaned as nbdev cleans."
