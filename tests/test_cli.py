@@ -153,7 +153,7 @@ def test_the_main_job_prints_one_json_object(facecp, tmp_path):
     code, out, err = facecp(*words)
     assert code == 0, err
     said = json.loads(out)
-    assert [r["condition"] for r in said["rows"]] == ["full", "mouth", "early", "late", "untrained+late", "late+equal-clean", "late+kd+at"]
+    assert [r["condition"] for r in said["rows"]] == ["full", "mouth", "early", "late", "untrained+late", "late+equal-clean", "full+equal-updates", "late+kd+at"]
     for row in said["rows"]:
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 and row["seeds"] == [0, 1] and row["seconds"] > 0 and row["epochs"] > 0 and row["rearing"]
     assert {"notebook", "table", "figure"} <= set(said["paths"]) and all(Path(p).exists() for p in said["paths"].values())
