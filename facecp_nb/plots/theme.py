@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['VIEW_COLOURS', 'CONDITION_COLOURS', 'ARM_COLOURS', 'COLOURS', 'SHAPES', 'CONDITIONS', 'PLAIN_COLOURS', 'PLAIN_SHAPES',
            'INK', 'FAINT', 'GREY', 'WIDTH', 'FIGURE_FORMATS', 'in_order', 'colour_scale', 'shape_scale', 'plain_scale',
-           'needed', 'rounded', 'listed', 'percent', 'points', 'tips', 'theme', 'Bare', 'Chart', 'LayerChart',
-           'HConcatChart', 'VConcatChart', 'ConcatChart', 'finish', 'use_renderer', 'letters', 'room', 'folded',
-           'fold_axis', 'legend', 'level_lines', 'accuracy_scale', 'pale_band', 'signed_axis', 'data_uri', 'check',
-           'save']
+           'needed', 'rounded', 'listed', 'percent', 'points', 'tips', 'theme', 'Bare', 'finish', 'use_renderer',
+           'letters', 'room', 'folded', 'fold_axis', 'legend', 'level_lines', 'accuracy_scale', 'pale_band',
+           'signed_axis', 'data_uri', 'check', 'save']
 
 # %% ../../nbs/library/plots/01_theme.ipynb #f15090f8
 import base64
@@ -220,16 +219,8 @@ class Bare:
         bundle = {k: _with_used_columns(v) if "vegalite" in k else v for k, v in bundle.items()}
         return (bundle, *about) if about else bundle
 
-class Chart(Bare, alt.Chart): "One view in the house's look."
-class LayerChart(Bare, alt.LayerChart): "Views on top of each other in the house's look."
-class HConcatChart(Bare, alt.HConcatChart): "Views side by side in the house's look."
-class VConcatChart(Bare, alt.VConcatChart): "Views below each other in the house's look."
-class ConcatChart(Bare, alt.ConcatChart): "Views in rows in the house's look."
-
-_KINDS = {
-    alt.Chart: Chart, alt.LayerChart: LayerChart, alt.HConcatChart: HConcatChart, alt.VConcatChart: VConcatChart,
-    alt.ConcatChart: ConcatChart,
-}
+_ALTAIRS = (alt.Chart, alt.LayerChart, alt.HConcatChart, alt.VConcatChart, alt.ConcatChart)
+_KINDS = {kind: type(kind.__name__, (Bare, kind), {}) for kind in _ALTAIRS}
 
 def finish(
     chart,            # an altair chart: one view, layers or concatenated views
