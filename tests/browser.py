@@ -63,7 +63,11 @@ def free_port() -> int:
 
 def lab_command() -> tuple[dict[str, str], list[str]]:
     "What `make lab` runs: the variables that it sets and the program with its arguments, as make itself says."
-    said = subprocess.run(["make", "-n", "lab", "READY="], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    # the tests may themselves run under make, which would then speak of the folder that it enters
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    own = {k: v for k, v in os.environ.items() if k not in outer}
+    said = subprocess.run(["make", "-n", "--no-print-directory", "lab", "READY="], cwd=ROOT, env=own, capture_output=True,
+                          text=True, check=True).stdout
     # make prints the shell's line; the shell that reads it back says how its words fall
     line = said.replace("\\\n", " ").strip()
     words = shlex.split(subprocess.run(["sh", "-c", f"set -f; printf '%s ' {line}"], capture_output=True, text=True).stdout)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -123,7 +124,9 @@ def test_control_c_says_what_is_kept_and_ends_the_kernel(checkout, store):
     said = place / "said"
     with open(said, "w") as log:
         command = [sys.executable, "-c", "from facecp_nb.cli import main; main()", "run"]
-        program = subprocess.Popen(command, cwd=place, stderr=log, stdout=log)
+        # a shell's background job ignores Ctrl-C, and its children with it; a terminal's does not
+        heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        program = subprocess.Popen(command, cwd=place, stderr=log, stdout=log, preexec_fn=heard)
     pid = place / "nbs" / "chapters" / "pid"
     wait_for(lambda: pid.exists() and pid.read_text(), 30)
     program.send_signal(signal.SIGINT)
@@ -153,7 +156,8 @@ def test_the_main_job_prints_one_json_object(facecp, tmp_path):
     code, out, err = facecp(*words)
     assert code == 0, err
     said = json.loads(out)
-    assert [r["condition"] for r in said["rows"]] == ["full", "mouth", "early", "late", "untrained+late", "late+equal-clean", "full+equal-updates", "late+kd+at"]
+    assert [r["condition"] for r in said["rows"]] == [
+        "full", "mouth", "early", "late", "untrained+late", "late+equal-clean", "full+equal-updates", "late+kd+at"]
     for row in said["rows"]:
         assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1 and row["seeds"] == [0, 1] and row["seconds"] > 0 and row["epochs"] > 0 and row["rearing"]
     assert {"notebook", "table", "figure"} <= set(said["paths"]) and all(Path(p).exists() for p in said["paths"].values())
