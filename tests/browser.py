@@ -63,8 +63,8 @@ def free_port() -> int:
 
 def lab_command() -> tuple[dict[str, str], list[str]]:
     "What `make lab` runs: the variables that it sets and the program with its arguments, as make itself says."
-    # the tests may themselves run under make, which would then speak of the folder that it enters
-    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")
+    # the tests may themselves run under make, with arguments of their own
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS")
     own = {k: v for k, v in os.environ.items() if k not in outer}
     said = subprocess.run(["make", "-n", "--no-print-directory", "lab", "READY="], cwd=ROOT, env=own, capture_output=True,
                           text=True, check=True).stdout
