@@ -320,6 +320,49 @@ def test_unusable_view_functions(views):
     with pytest.raises(ConfigError, match="alpha"): add_view("nose", lambda landmarks, shift: landmarks, alpha=0)
 
 
+def test_halves_and_placebos(views):
+    faces = face_set([(100, 100), (90, 120)])
+    whole = see(faces, "full", 25)
+    seen = {view: see(faces, view, 25) for view, recipe in VIEWS.items() if recipe.after}
+    assert all(x.dtype == torch.uint8 and x.shape == whole.shape for x in seen.values())
+    assert torch.equal(seen["upper"][:, :, :12], whole[:, :, :12]) and (seen["upper"][:, :, 12:] == 115).all()
+    assert torch.equal(seen["lower"][:, :, 12:], whole[:, :, 12:]) and (seen["lower"][:, :, :12] == 115).all()
+    assert torch.equal(seen["inverted"].flip(2), whole)
+    one = torch.arange(625).remainder(251).to(torch.uint8).view(1, 1, 25, 25).expand(1, 3, 25, 25)
+    moved = VIEWS["scrambled"].after(one)
+    assert torch.equal(moved[:, 0], moved[:, 2]) and not torch.equal(moved, one)
+    assert torch.equal(moved.flatten().sort().values, one.flatten().sort().values)
+    flat = torch.full((1, 3, 36, 36), 200, dtype=torch.uint8)
+    for view in ("blurred", "coarse"):
+        assert torch.equal(VIEWS[view].after(flat), flat)
+        assert seen[view].float().std() < .5 * whole.float().std()
+
+def test_built_in_views_keep_their_names_and_bytes():
+    known = dict(full="a6c11e4b1a3293dd", mouth="3bdf9d1cc653ba04", forehead="9a58d6cabafe647b",
+                 upper="fd66459d0d1ec649", lower="157f8c49e38bb8a9", inverted="22d1c59c563e65b1",
+                 scrambled="c5fa93d46d69bdf6", blurred="26e5bac5fec881a9", coarse="e31477c860a7d55b")
+    assert {view: view_fingerprint(view) for view in known} == known
+
+def test_a_view_after_the_crop_of_ones_own(views):
+    add_view("dim", after=lambda x: x // 2)
+    faces = face_set([(60, 60)] * 3)
+    assert torch.equal(see(faces, "dim", 16), see(faces, "full", 16) // 2)
+    was = view_fingerprint("dim")
+    add_view("dim", lambda m, shift: m[:, 3:4], after=lambda x: x // 2)
+    assert view_fingerprint("dim") != was
+    assert torch.equal(fixations(LANDMARKS, "dim"), LANDMARKS[:, 3:4])
+    both = see(faces, "dim", 16)
+    add_view("corner", lambda m, shift: m[:, 3:4])
+    assert torch.equal(both, see(faces, "corner", 16) // 2)
+    with pytest.raises(ConfigError, match="use `see`"): look(IMAGES, LANDMARKS, "dim")
+
+@pytest.mark.parametrize("after,words", [
+    (None, "does nothing"), (lambda x: x.float(), "uint8"), (lambda x: x[:1], "shape"), (lambda x: 3, "int"),
+    (lambda x: x.flip(0), "each alone"), (lambda x: torch.randint_like(x, 256), "random")])
+def test_unusable_functions_after_the_crop(views, after, words):
+    with pytest.raises(ConfigError, match=words): add_view("odd", after=after)
+
+
 # --- bad input -------------------------------------------------------------------------------------------------------
 
 IMAGES, POINTS = noise(2, 3, 30, 30), torch.tensor([[[10., 10.]], [[20., 20.]]])

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/foveation/00_foveation.ipynb #5ee553a9
+# %% ../../nbs/library/foveation/00_foveation.ipynb #05887033
 from .fidelity import PATCHES, between_people, false_energy, ghosts, left_over, left_ratio
 from .fidelity import part_boxes, transfer
 from .pyramid import PYRAMIDS, blur_levels, cosines, distance_map, foveate, level_at, level_map
-from .view import HEIGHT, VIEWS, View, add_view, fixations, look, see, view_fingerprint
+from .view import BLUR, GREY, HEIGHT, VIEWS, View, add_view, fixations, look, see, view_fingerprint
 
-# %% ../../nbs/library/foveation/00_foveation.ipynb #1eae0687
+# %% ../../nbs/library/foveation/00_foveation.ipynb #a679aeb3
 __all__ = [
-    "HEIGHT", "PATCHES", "PYRAMIDS", "VIEWS", "View", "add_view", "between_people", "blur_levels", "cosines",
-    "distance_map", "false_energy", "fixations", "foveate", "ghosts", "left_over", "left_ratio", "level_at",
-    "level_map", "look", "part_boxes", "see", "transfer", "view_fingerprint",
+    "BLUR", "GREY", "HEIGHT", "PATCHES", "PYRAMIDS", "VIEWS", "View", "add_view", "between_people", "blur_levels",
+    "cosines", "distance_map", "false_energy", "fixations", "foveate", "ghosts", "left_over", "left_ratio",
+    "level_at", "level_map", "look", "part_boxes", "see", "transfer", "view_fingerprint",
 ]
