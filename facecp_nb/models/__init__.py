@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/models/00_models.ipynb #84863e1b
-from .backbones import ARCHITECTURES, INPUTS, Network, SmallNet, check_size, create, groups
+# %% ../../nbs/library/models/00_models.ipynb #3f66455a
+from facecp_nb.models.backbones import (
+    ARCHITECTURES, INPUTS, Network, SmallNet, TwoPaths, check_size, create, groups, path_scores,
+)
 from .taps import Taps
 from facecp_nb.models.linear import (
     COMPLETION, LEARNED, closes_at, complete, completed, conserved, deficit_for, learning_time, limits,
@@ -14,8 +16,8 @@ from facecp_nb.models.linear import (
 )
 from .recogniser import MANIFEST, UNITS, Recogniser, ResidualUnit, aligned, embed, read_weights, recogniser
 
-# %% ../../nbs/library/models/00_models.ipynb #f0c542e2
+# %% ../../nbs/library/models/00_models.ipynb #97ba275b
 __all__ = ["ARCHITECTURES", "COMPLETION", "INPUTS", "LEARNED", "MANIFEST", "UNITS", "Network", "Recogniser",
-           "ResidualUnit", "SmallNet", "Taps", "aligned", "check_size", "closes_at", "complete", "completed",
+           "ResidualUnit", "SmallNet", "Taps", "TwoPaths", "aligned", "check_size", "closes_at", "complete", "completed",
            "conserved", "create", "deficit_for", "embed", "groups", "learning_time", "limits", "lone_time",
-           "read_weights", "recogniser", "share_at_rest", "shares", "two_paths"]
+           "path_scores", "read_weights", "recogniser", "share_at_rest", "shares", "two_paths"]
