@@ -104,6 +104,18 @@ def test_a_change_of_scoring_scores_again_and_trains_nothing(monkeypatch):
     assert study.scores(config).equals(one)
     assert len(list(study.folder(config).glob("scores-*.parquet"))) == 2
 
+def test_a_view_that_is_asked_for_is_scored_and_nothing_is_trained(monkeypatch):
+    config = small()
+    study.run(config)
+    monkeypatch.setattr(store, "train", lambda *a, **k: pytest.fail("trained again"))
+    usual, more = study.scores(config), study.scores(config, ["upper", "full", "lower"])
+    assert more[: len(usual)].equals(usual) and list(more["view"].unique()) == [*usual["view"].unique(), "upper", "lower"]
+    assert more.columns.equals(usual.columns) and (more.groupby("view").size() == len(usual) / usual["view"].nunique()).all()
+    assert "upper" not in " ".join(study.run(config).columns)
+    halves = study.tested(study.plan({"one": config}, [config.seed]), "one", "lower")
+    assert halves.correct.tolist() == more[more["view"] == "lower"].correct.tolist()
+    with pytest.raises(core.ConfigError, match="view"): study.scores(config, ["chin"])
+
 def test_a_run_of_another_class_of_device_is_served_and_not_trained_again(monkeypatch):
     config = small()
     made = study.key(config, "cuda")

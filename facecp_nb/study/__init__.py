@@ -13,6 +13,7 @@ from facecp_nb.study.store import (
     collect, faces_of, folder, forget_views, history, is_done, key, load_model, manifest, record, run, runs, scores,
     show, state_at, terms, view_key, view_tensor,
 )
+from .scoring import HALVES, SCORED_VIEWS
 from facecp_nb.study.plans import (
     ARMS, CHOSEN_REGIME, CONSTANT, ORDERS, REGIMES, SCALES, STUDIES, constant_windows, contrasts, deficit_windows,
     onset_curve, order_test, percent_of, plan, reared_views, regimes, scale, whole_story,
@@ -32,6 +33,7 @@ __all__ = [
     "environment", "planned_rates", "collect", "faces_of", "folder", "forget_views", "history", "is_done", "key",
     "load_model", "manifest", "record", "run", "runs", "scores", "show", "state_at", "terms", "view_key",
     "view_tensor",
+    "HALVES", "SCORED_VIEWS",
     "ARMS", "CHOSEN_REGIME", "CONSTANT", "ORDERS", "REGIMES", "SCALES", "STUDIES", "constant_windows",
     "contrasts", "deficit_windows", "onset_curve", "order_test", "percent_of", "plan", "reared_views", "regimes",
     "scale",

@@ -14,6 +14,7 @@ import shutil
 import time
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import version
@@ -33,7 +34,7 @@ from ..data import FaceSet, open_faces
 from ..foveation import VIEWS, see, view_fingerprint
 from ..models import create
 from .config import RECOVERIES, Config
-from .scoring import SCORED_VIEWS, answers, score
+from .scoring import answers, score, views_to_score
 from .trainer import Material, environment, train
 from ..training import Checkpoint, scored
 
@@ -262,21 +263,27 @@ def terms(config: Config) -> pd.DataFrame:
     return _read(folder(config) / "terms.parquet")
 
 # %% ../../nbs/library/study/04_store.ipynb #939f0057
-def _test_views(config): return list(dict.fromkeys([*SCORED_VIEWS, *trained_views(config)]))
-
-def _scores_file(config):
-    views = {v: view_hashes(config, v)["test"] for v in _test_views(config)}
+def _scores_file(config, names):
+    views = {v: view_hashes(config, v)["test"] for v in names}
     records = faces_of(config).records
     test = records[records.split == "test"]
     name = digest(views, test["image"].tolist(), test["person"].tolist(), code_of("facecp_nb.study.scoring"))
     return folder(config) / f"scores-{name}.parquet"
 
-def scores(config: Config) -> pd.DataFrame:
+def scores(
+    config: Config,
+    asked: Iterable[str] = (),  # views to score beside those of every run, such as `HALVES`
+) -> pd.DataFrame:
     "One row per test picture and view: seed, person, image, view, correct, named. Runs first if need be."
     if not is_done(config): run(config)
-    path = _scores_file(config)
+    always, more = views_to_score(trained_views(config), asked)
+    return pd.concat([_scored(config, names) for names in (always, *([view] for view in more))], ignore_index=True)
+
+def _scored(config, names):
+    "The rows of some views, from their file."
+    path = _scores_file(config, names)
     if not path.exists():
-        faces, views = faces_of(config), {v: view_tensor(config, v, "test") for v in _test_views(config)}
+        faces, views = faces_of(config), {v: view_tensor(config, v, "test") for v in names}
         rows = _rows(faces, "test")
         _write(score(load_model(config), views, faces.labels[rows], faces.records.iloc[rows.numpy()], faces.people,
                      config.seed), path)

@@ -114,12 +114,12 @@ def grid(
 def tested(
     plan: pd.DataFrame,  # made by `plan`
     condition: str,
-    view: str = "full",  # the kind of test pictures
+    view: str = "full",  # the kind of test pictures, any of `VIEWS`: what is not scored yet is scored now
 ) -> pd.DataFrame:
     "One row per seed and test picture of a condition: seed, person, image, correct, named."
     choose(condition, plan.condition.unique(), "condition")
-    out = pd.concat([scores(c) for c in plan.config[plan.condition == condition]], ignore_index=True)
-    return out[out["view"] == choose(view, out["view"].unique(), "view")].drop(columns="view")
+    out = pd.concat([scores(c, [view]) for c in plan.config[plan.condition == condition]], ignore_index=True)
+    return out[out["view"] == view].drop(columns="view")
 
 def table(
     plan: pd.DataFrame,   # made by `plan`
