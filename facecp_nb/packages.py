@@ -16,7 +16,7 @@ PACKAGES = {
     "foveation": ("pyramid", "view", "fidelity"),
     "models": ("backbones", "taps", "recogniser", "linear"),
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
-    "recovery": ("distill",),
+    "recovery": ("distill", "plasticity"),
     "evaluation": ("intervals", "regions", "units"),
     "study": ("config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts"),
     "plots": ("theme", "charts", "period"),

@@ -33,7 +33,7 @@ from facecp_nb.core import (
 from ..data import FaceSet, open_faces
 from ..foveation import VIEWS, see, view_fingerprint
 from ..models import create
-from .config import RECOVERIES, Config
+from .config import RECOVERIES, RELABELLED, Config
 from .scoring import answers, score, views_to_score
 from .trainer import Material, environment, train
 from ..training import Checkpoint, scored
@@ -87,11 +87,13 @@ def _blur(config, view):
     return {} if VIEWS[view].fixations is None else dict(pyramid=config.pyramid, p=config.p)
 
 def view_key(config: Config, view: str) -> str:
-    "The name of a view of a configuration's faces."
+    "The name of a view of a configuration's faces; whole faces with other labels are the same pictures."
+    if view == RELABELLED: view = "full"
     return digest(faces_of(config).fingerprint, view_fingerprint(view), config.size, _blur(config, view),
                   code_of("facecp_nb.foveation.view"))
 
 def _make_view(config, view, path):
+    if view == RELABELLED: view = "full"
     faces = faces_of(config)
     pixels = see(faces, view, config.size, **_blur(config, view)).cpu()
     tensors = {split: pixels[_rows(faces, split)].contiguous() for split in SPLITS_OF_A_RUN}
@@ -129,7 +131,7 @@ def view_tensor(config: Config, view: str, split: str) -> Tensor:
 # %% ../../nbs/library/study/04_store.ipynb #457d63ed
 def trained_views(config: Config) -> list[str]:
     "The views that a run is trained on, in order of appearance."
-    return [v for v in dict.fromkeys(config.resolved.views) if v != "none"]
+    return [v for v in config.resolved.words if v != "none"]
 
 def _labels(config):
     faces = faces_of(config)
@@ -213,7 +215,7 @@ def _facts(config, where, rows, own_accuracy):
 
 def _finish(config, where, learn, keep):
     "Write what is kept of a finished run, and delete what is not."
-    rows, view = pd.DataFrame(learn.history.rows), config.resolved.views[-1]
+    rows, view = pd.DataFrame(learn.history.rows), config.resolved.views[-1].split("|")[0]
     _write(rows, where / "history.parquet")
     if hasattr(learn, "distill"): _write(pd.DataFrame(learn.distill.terms), where / "terms.parquet")
     network = scored(learn)
@@ -276,7 +278,7 @@ def scores(
 ) -> pd.DataFrame:
     "One row per test picture and view: seed, person, image, view, correct, named. Runs first if need be."
     if not is_done(config): run(config)
-    always, more = views_to_score(trained_views(config), asked)
+    always, more = views_to_score((v for v in trained_views(config) if v != RELABELLED), asked)
     return pd.concat([_scored(config, names) for names in (always, *([view] for view in more))], ignore_index=True)
 
 def _scored(config, names):

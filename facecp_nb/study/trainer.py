@@ -6,17 +6,18 @@
 __all__ = ['planned_rates', 'ledger_of', 'Material', 'learner_of', 'train', 'environment']
 
 # %% ../../nbs/library/study/02_trainer.ipynb #433ae9f0
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from fastai.callback.core import Callback
 from torch import Tensor, nn
 
 from ..core import device, seed_all
 from ..models import create
-from ..recovery import Distill
-from .config import Config
-from ..training import SCHEDULES, Checkpoint, RateLedger, ViewLoader, learner, rear
+from ..recovery import Distill, Frozen, TowardsBirth, reset, reset_statistics, shrink_and_perturb
+from .config import RELABELLED, Config
+from ..training import SCHEDULES, Callback, Checkpoint, RateLedger, ViewLoader, learner, rear
 
 # %% ../../nbs/library/study/02_trainer.ipynb #57db4297
 def planned_rates(
@@ -25,7 +26,7 @@ def planned_rates(
     "The rates that the schedule gives over the whole life, or from the onset on where it restarts."
     first = config.onset if config.restarts else 0
     parameter = nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=config.lr)
+    optimizer = torch.optim.SGD([parameter], lr=config.lr * config.after_rate)
     scheduler, rates = SCHEDULES[config.schedule](optimizer, config.lifespan - first), [float("nan")] * first
     for _ in range(first, config.lifespan):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -63,14 +64,34 @@ class _Tick(Callback):
     def after_epoch(self): self.step(1)
 
 def _loader(config, material, split):
-    train = split == "train"
-    return ViewLoader(material.views[split], material.labels[split], batch=config.batch if train else 256,
-                      seed=config.seed, train=train, view=next(iter(material.views[split])))
+    train, labels = split == "train", material.labels[split]
+    dealt = torch.randperm(len(labels), generator=torch.Generator().manual_seed(config.seed)).to(labels.device)
+    return ViewLoader(material.views[split], labels, batch=config.batch if train else 256, seed=config.seed,
+                      train=train, view=next(iter(material.views[split])),
+                      renamed={RELABELLED: labels[dealt]} if train else None)
 
 def _distill(config, teacher):
     parts = config.recovery.split("+")
     return Distill(teacher, kd="kd" in parts, at="at" in parts, temperature=config.temperature, alpha=config.alpha,
                    beta=config.beta, onset=config.onset)
+
+_NEWBORN = 2000  # added to the seed: weights that are made new are not the network's own first ones
+
+def _change_of(config, newborn):
+    "What is done to the networks, learning and averaged, when a run starts from another's state; None for nothing."
+    changes = {
+        "statistics": reset_statistics, "shrink": partial(shrink_and_perturb, newborn=newborn),
+        "none": None, "momentum": None,
+    }
+    change = changes.get(config.reset, partial(reset, newborn=newborn, parts=config.reset))
+    def at_onset(learn):
+        change(learn.model)
+        if hasattr(learn, "averaged"): learn.averaged.begin_anew()
+    return at_onset if change else None
+
+def _born(config, material, seed):
+    seed_all(seed)
+    return create(config.arch, material.classes, config.size, inputs=config.inputs)
 
 def learner_of(
     config: Config,
@@ -82,13 +103,16 @@ def learner_of(
 ):
     "A fastai `Learner` ready to be reared; its first weights hang on the seed alone."
     loaders = [_loader(config, material, split) for split in ("train", "validation")]
-    callbacks = [Checkpoint(folder, keep=keep, start=material.start, fresh=config.restarts)]
+    newborn = _born(config, material, config.seed + _NEWBORN) if config.reset != "none" else None
+    callbacks = [Checkpoint(folder, keep=keep, start=material.start, change=_change_of(config, newborn),
+                            fresh=config.restarts or config.reset == "momentum")]
+    if config.frozen: callbacks.append(Frozen(config.frozen))
     if material.teacher is not None: callbacks.append(_distill(config, material.teacher))
     if step is not None: callbacks.append(_Tick(step))
     # weights are drawn last, so that neither a teacher nor a view that had to be made first can shift them
-    seed_all(config.seed)
-    model = create(config.arch, material.classes, config.size, inputs=config.inputs)
-    return learner(model, *loaders, config.resolved, lr=config.lr, momentum=config.momentum,
+    model = _born(config, material, config.seed)
+    if config.towards_birth: callbacks.append(TowardsBirth(deepcopy(model), config.towards_birth))
+    return learner(model, *loaders, config.resolved, lr=config.lr * config.after_rate, momentum=config.momentum,
                    weight_decay=config.weight_decay, average=config.average,
                    ledger=ledger_of(config, material.recorded), cbs=callbacks)
 

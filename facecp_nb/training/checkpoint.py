@@ -86,11 +86,12 @@ class Checkpoint(Callback):
         keep=(),                          # ages whose state is kept for others to start from
         start: str | Path | None = None,  # another run's checkpoint to start from when this one has none yet
         fresh: bool = False,              # of `start` take networks and statistics; momentum and schedule begin anew
+        change=None,                      # called with the learner once `start` is loaded: what happens at an onset
         every: float = 60.,               # seconds between writes on a long run; 0 writes at every half epoch
     ):
         super().__init__()
         self.folder, self.keep, self.fresh = Path(folder), set(keep), checks.flag("fresh", fresh)
-        self.start = None if start is None else Path(start)
+        self.start, self.change = None if start is None else Path(start), change
         self.every = checks.number("every", every, 0)
         self.steps_done, self._written, self._cost = 0, -math.inf, 0.
 
@@ -157,6 +158,7 @@ class Checkpoint(Callback):
             where = f"The checkpoint {source.name} in run {source.parent.name} is of another kind of run"
             mend = "Start from one with the same network and optimiser."
             raise StoreError(f"{where} ({type(e).__name__}: {e}). {mend}") from None
+        if self.change is not None and source == self.start: self.change(self.learn)
 
     def _due(self) -> bool: return time.monotonic() - self._written >= min(self.every, PATIENCE * self._cost)
 

@@ -89,6 +89,10 @@ class Averaged(Callback):
             move = get_ema_multi_avg_fn(self.decay)
             self.average = AveragedModel(self.learn.model, multi_avg_fn=move, use_buffers=True)
 
+    def begin_anew(self):
+        "Forget what was averaged; the next step's network is the first of the new average."
+        self.average.n_averaged.zero_()
+
     def after_step(self): self.average.update_parameters(self.learn.model)
     def before_validate(self): self._exchange()
     def after_validate(self): self._put_back()

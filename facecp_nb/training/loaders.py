@@ -47,16 +47,19 @@ class ViewLoader:
         seed: int = 0,
         train: bool = False,       # shuffle and augment
         view: str = "full",        # the view to begin with
+        renamed: dict[str, Tensor] | None = None,  # view -> (N,) its own labels, where they are not `labels`
     ):
         for name, images in views.items(): _check_view(name, images, labels)
         self.views, self.labels, self.seed, self.train, self.view = views, labels, seed, train, view
+        self.renamed = renamed or {}
         self.batch = checks.whole("batch", batch, 1)
         self.age, self.first_step, self.step = 0, 0, 0  # the epoch, the step to begin it with, the step now shown
         self.dataset = labels  # fastai asks for the length of a dataset
 
     def set(self, view: str, age: int):
-        "Show `view` in the coming epoch `age`."
-        self.view, self.age = choose(view, self.views, "view"), age
+        "Show `view` (several, joined by '|': a coin is tossed for each picture) in the coming epoch `age`."
+        for word in view.split("|"): choose(word, self.views, "view")
+        self.view, self.age = view, age
 
     def __len__(self) -> int: return math.ceil(len(self.labels) / self.batch)
     def to(self, device): return self
@@ -64,15 +67,27 @@ class ViewLoader:
     def _generator(self, *what):
         return torch.Generator().manual_seed(int(digest(self.seed, *what), 16) % 2**63)
 
+    def _shown(self):
+        "The pictures (N,3,H,W) and the labels (N,) of this epoch."
+        first, *others = self.view.split("|")
+        images, labels = self.views[first], self.renamed.get(first, self.labels)
+        if not (others and self.train): return images, labels
+        coin = torch.randint(1 + len(others), (len(labels),), generator=self._generator("views", self.age))
+        for i, word in enumerate(others, 1):
+            mine = (coin == i).to(images.device)
+            images = torch.where(mine[:, None, None, None], self.views[word], images)
+            labels = torch.where(mine, self.renamed.get(word, self.labels), labels)
+        return images, labels
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        images, n = self.views[self.view], len(self.labels)
+        (images, labels), n = self._shown(), len(self.labels)
         order = torch.randperm(n, generator=self._generator("order", self.age)) if self.train else torch.arange(n)
         order, first, self.first_step = order.to(images.device), self.first_step, 0
         for self.step in range(first, len(self)):
             rows = order[self.step * self.batch:(self.step + 1) * self.batch]
             x = images[rows].float().div_(255)
             if self.train: x = augment(x, self._generator("augment", self.age, self.step))
-            yield x, self.labels[rows]
+            yield x, labels[rows]
 
 def _check_view(name, images, labels):
     checks.tensor(f"view {name!r}", images, "N 3 H W", dtype="uint8")

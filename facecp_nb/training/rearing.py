@@ -19,7 +19,8 @@ with warnings.catch_warnings():
     from fastai.callback.core import Callback
 
 # %% ../../nbs/library/training/01_rearing.ipynb #78a13491
-_PHASE = re.compile(r"(?P<view>[a-z][a-z0-9_]*)(?::(?P<length>[0-9]{1,9}(?:\.[0-9]{1,6})?)(?P<percent>%)?)?")
+_WORD = r"[a-z][a-z0-9_]*"
+_PHASE = re.compile(rf"(?P<view>{_WORD}(?:\|{_WORD})*)(?::(?P<length>[0-9]{{1,9}}(?:\.[0-9]{{1,6}})?)(?P<percent>%)?)?")
 _ALLOWED = ("Write phases joined by '>', each view:epochs or view:percent%, the last a view alone: "
             "'mouth:15 > full'.")
 _NONE = "(no training) can only be the first of several phases."
@@ -39,7 +40,7 @@ def _read_phase(part, first, last):
     view, length = match["view"], match["length"]
     if last and length is not None: return view, None, "is last and runs to the end, so it takes no length. " + _ALLOWED
     if not last and length is None: return view, None, "needs a length. " + _ALLOWED
-    if view == "none" and (last or not first): return view, None, _NONE
+    if "none" in view.split("|") and (last or not first or view != "none"): return view, None, _NONE
     return view, *(_read_length(length, match["percent"]) if length is not None else (None, ""))
 
 class Rearing(Callback):
@@ -77,8 +78,13 @@ class Rearing(Callback):
 
     @property
     def views(self) -> tuple[str, ...]:
-        "The views in order of appearance."
+        "What each phase shows, in order: a view, or several joined by '|'."
         return tuple(view for view, _ in self.phases)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        "The single views in order of appearance, each once; 'none' counts as one."
+        return tuple(dict.fromkeys(word for view in self.views for word in view.split("|")))
 
     def onsets(
         self,
