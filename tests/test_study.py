@@ -190,6 +190,14 @@ def test_what_a_plan_needs_is_trained_once_and_first():
     assert all(order.index(n) < order.index(c) for c in order for n in c.leans().values())
     assert set(map(frozenset, keep.values())) == {frozenset({1})}
 
+def test_chapter_04_trains_in_ten_minutes_after_chapter_00(monkeypatch):
+    "Its text says how many epochs; at .4 seconds an epoch on two cores, 1,500 are ten minutes."
+    monkeypatch.delenv("IN_TEST", raising=False)
+    there = set(tables.needed_runs(study.STUDIES["whole-story"]("quick").config)[0])
+    names = ("onset-curve", "deficit-windows", "constant-windows", "order-test")
+    asked = pd.concat([study.STUDIES[name]("quick") for name in names])
+    assert sum(tables.own_epochs(c) for c in tables.needed_runs(asked.config)[0] if c not in there) == 1452
+
 
 # --- rows that ship --------------------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ from facecp_nb.study.plans import (
     onset_curve, order_test, percent_of, plan, reared_views, regimes, scale, whole_story,
 )
 from facecp_nb.study.tables import (
-    by_seed, difference, differences, fill, grid, histories, publish, reared_and_tested, table, tested,
-    validated,
+    answered, by_seed, difference, differences, fill, grid, held, histories, own_epochs, publish, reared_and_tested,
+    seed_differences, table, tested, validated,
 )
 from facecp_nb.study.shipped import (
     quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
@@ -38,7 +38,9 @@ __all__ = [
     "contrasts", "deficit_windows", "onset_curve", "order_test", "percent_of", "plan", "reared_views", "regimes",
     "scale",
     "whole_story", "by_seed", "difference", "differences", "fill", "grid", "histories", "publish",
-    "reared_and_tested", "table", "tested", "validated", "quote", "ship", "shipped_contrasts", "shipped_rows",
+    "answered", "held", "own_epochs",
+    "reared_and_tested", "seed_differences", "table", "tested", "validated", "quote", "ship",
+    "shipped_contrasts", "shipped_rows",
     "strangers", "study_contrasts", "study_rows",
     "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict",
 ]

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pandas as pd
 
 from .. import checks
-from ..core import ConfigError
+from ..core import ConfigError, choose
 from .config import PUBLISHED, Config, configure, seeds
 from ..training import Rearing
 
@@ -92,6 +92,7 @@ def onset_curve(
     data: str = "rendered",
     view: str = "mouth",
     onsets=(.1, .25, .5, .75, .9),  # shares of the run
+    twins: int = 2,                 # how many of the onsets, the latest, get the arms equal-clean and equal-updates
     **changes,                      # fields of `Config`
 ) -> pd.DataFrame:
     """The plan of chapter 04: the deficit lifted at several onsets; adds the columns arm and share.
@@ -99,6 +100,7 @@ def onset_curve(
     replayed: the base's rates go on. untrained: no epochs before the onset. equal-clean: restarted rates, and as many
     clean epochs as the earliest onset leaves. equal-updates: the same as equal-clean, with full faces from birth."""
     onsets = checks.distinct_shares("onsets", onsets)
+    latest = sorted(onsets)[-checks.whole("twins", twins, 1):]
     def configured(rearing, **more): return configure(profile, rearing=rearing, data=data, **(changes | more))
     replay, restart = f"replayed:{view}", f"restarted:{view}"
     first = configured(f"{view}:{percent_of(min(onsets))} > full", rates=replay)
@@ -107,6 +109,7 @@ def onset_curve(
         at = percent_of(share)
         runs["replayed", share] = configured(f"{view}:{at} > full", rates=replay)
         runs["untrained", share] = configured(f"none:{at} > full", rates=replay)
+        if share not in latest: continue
         runs["equal-clean", share] = configured(f"{view}:{at} > full", rates=restart, clean=clean)
         runs["equal-updates", share] = configured(f"full:{at} > full", rates=restart, clean=clean)
     out = plan({f"{arm} {percent_of(share)}": c for (arm, share), c in runs.items()}, seeds(profile, seed))
@@ -119,17 +122,17 @@ def deficit_windows(
     data: str = "rendered",
     view: str = "mouth",
     window: float = .25,            # how long the deficit lasts, as a share of the run
-    starts=(0., .25, .5, .7),       # shares of the run after which it begins
+    starts=(0., .7),                # shares of the run after which it begins
     **changes,
 ) -> pd.DataFrame:
-    "A deficit of fixed length that opens at several ages, at the rates of full rearing; adds the column start."
+    "A deficit of fixed length that opens at several ages, at the rates of full rearing, three seeds; adds start."
     deficit, planned = f"{view}:{percent_of(checks.number('window', window, above=0, below=1))} > full", {}
     for start in starts:
         rearing = f"full:{percent_of(start)} > {deficit}" if start else deficit
         planned[f"window {percent_of(start)}"] = configure(profile, rearing=rearing, rates="replayed:full", data=data,
                                                            **changes)
-    out = plan(planned, seeds(profile, seed))
-    return out.assign(start=[start for start in starts for _ in seeds(profile, seed)])
+    chosen = seeds(profile, seed, most=3)
+    return plan(planned, chosen).assign(start=[start for start in starts for _ in chosen])
 
 # a rate that never changes: age and rate are then no longer tied together
 CONSTANT = dict(schedule="constant", lr=.005)
@@ -142,7 +145,9 @@ def constant_windows(profile: str = "quick", seed: int = 0, data: str = "rendere
 ORDERS = {"m>c>c": ("deficit", "full", "full"), "c>m>c": ("full", "deficit", "full"), "c>c>c": ("full", "full", "full")}
 
 def order_test(
-    profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth", **changes,
+    profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth",
+    orders=("m>c>c", "c>m>c"),  # keys of `ORDERS`
+    **changes,
 ) -> pd.DataFrame:
     "Lives of three phases, each two thirds of the profile's epochs long, the schedule restarted at each."
     span = max(1, 2 * configure(profile, **changes).epochs // 3)
@@ -150,7 +155,7 @@ def order_test(
         first, second, third = (view if part == "deficit" else part for part in order)
         return configure(profile, rearing=f"{first}:{span} > {second}:{span} > {third}", rates="each-phase", data=data,
                          **(changes | dict(epochs=3 * span)))
-    return plan({name: life(order) for name, order in ORDERS.items()}, seeds(profile, seed))
+    return plan({name: life(ORDERS[choose(name, ORDERS, "order")]) for name in orders}, seeds(profile, seed))
 
 # %% ../../nbs/library/study/05_plans.ipynb #098c9586
 _HOT = dict(inputs="unit", warmup=0, average=0.)
@@ -208,13 +213,14 @@ def _story_contrasts(conditions):
 
 def _curve_contrasts(plan):
     shares = sorted(plan.share[plan.share > 0].unique())
+    latest = sorted(plan.share[plan.arm == "equal-clean"].unique())
     names = {(arm, s): f"{arm} {percent_of(s)}" for arm in ARMS for s in [0, *shares]}
     return dict(
         fall=[(names["replayed", shares[0]], names["replayed", s]) for s in shares[1:]],
         past=[(names["untrained", s], names["replayed", s]) for s in shares],
         clean_past=[(names["untrained", s], names["replayed", 0]) for s in shares],
         deprivation=[(names["replayed", 0], names["replayed", s]) for s in shares],
-        deprivation_restarted=[(names["equal-updates", s], names["equal-clean", s]) for s in shares])
+        deprivation_restarted=[(names["equal-updates", s], names["equal-clean", s]) for s in latest])
 
 def contrasts(
     name: str,           # a key of `STUDIES`
@@ -227,5 +233,6 @@ def contrasts(
     if name == "reared-views": return dict(deficit=[("full", v) for v in conditions if v != "full"])
     if name.endswith("-windows"): return dict(age=[(c, conditions[0]) for c in conditions[1:]])
     if name == "order-test":
-        return dict(timing=[("c>m>c", "m>c>c")], deprivation=[("c>c>c", "m>c>c"), ("c>c>c", "c>m>c")])
+        asked = dict(timing=[("c>m>c", "m>c>c")], deprivation=[("c>c>c", "m>c>c"), ("c>c>c", "c>m>c")])
+        return {family: pairs for family, pairs in asked.items() if {c for p in pairs for c in p} <= set(conditions)}
     return {}
