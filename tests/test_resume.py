@@ -100,10 +100,11 @@ def _repeats(home):
     return out
 
 
-ARMS = [("mouth", {}), ("mouth:50% > full", dict(rates="replayed:mouth", recovery="kd+at", beta=100.))]
+ARMS = [("mouth", {}), ("mouth:50% > full", dict(rates="replayed:mouth", recovery="kd+at", beta=100.)),
+        ("relabelled:50% > full|eyes", dict(rates="restarted", after_rate=.5, reset="shrink", frozen=1, towards_birth=.01))]
 
 
-@pytest.mark.parametrize("rearing,changes", ARMS, ids=["rearing", "distillation"])
+@pytest.mark.parametrize("rearing,changes", ARMS, ids=["rearing", "distillation", "changes at the onset"])
 def test_killed_at_random_moments(tmp_path, processes, rearing, changes):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed): folder.mkdir()

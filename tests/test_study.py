@@ -2,6 +2,9 @@
 import ast
 import os
 import shutil
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -183,6 +186,45 @@ def test_a_dask_cluster_makes_the_runs():
                                   dashboard_address=None, security=True) as cluster, cluster.get_client() as client:
         rows = study.grid(plan_of_two(), client=client)
     assert len(rows) == 4 and rows.accuracy_full.between(0, 1).all()
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_loses_nothing(monkeypatch, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    asked = study.plan({"full": small(epochs=40)}, [0])
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1",
+                                  dashboard_address=None, security=True) as cluster, cluster.get_client() as client:
+        began = study.folder(asked.config[0]) / "last.safetensors"
+        killer = threading.Thread(target=_kill_when, args=(began, cluster))
+        killer.start()
+        rows = study.grid(asked, client=client)
+        killer.join()
+    monkeypatch.setenv("FACECP_HOME", str(tmp_path / "whole"))
+    pd.testing.assert_frame_equal(_without_times(rows), _without_times(study.grid(asked)))
+
+def _kill_when(path, cluster):
+    "Kill the cluster's only worker as soon as a checkpoint lies at `path`; its nanny starts another."
+    while not path.exists(): time.sleep(.01)
+    os.kill(next(iter(cluster.workers.values())).process.pid, signal.SIGKILL)
+
+def _without_times(rows): return rows.drop(columns=[c for c in rows if "seconds" in c])
+
+def test_a_budget_begins_nothing_after_it_and_the_rest_is_counted():
+    assert study.fill(plan_of_two(), budget=0) == 6 and not len(study.filled(plan_of_two()))
+    assert study.fill(plan_of_two()) == 0 and len(study.filled(plan_of_two())) == 4
+
+def test_a_study_takes_other_seeds():
+    asked = study.STUDIES["plane"]("smoke")
+    more = study.with_seeds(asked, [7, 8, 9])
+    assert more.seed.tolist()[:3] == [7, 8, 9] and [c.seed for c in more.config] == more.seed.tolist()
+    assert more.condition.unique().tolist() == asked.condition.unique().tolist() and "length" in more
+
+def test_a_change_at_the_onset_names_a_run_and_the_default_names_none():
+    late = small(rearing="mouth:1 > full")
+    changed = [replace(late, frozen=1), replace(late, reset="head"), replace(late, towards_birth=.1),
+               replace(late, rates="restarted", after_rate=.5)]
+    assert len({study.key(c) for c in [late, *changed]}) == 5
+    assert not {"frozen", "reset", "towards_birth", "after_rate"} & set(late.canonical())
+    assert all(c.base().canonical() == late.base().canonical() for c in changed)
 
 def test_what_a_plan_needs_is_trained_once_and_first():
     order, keep = tables.needed_runs(plan_of_two().config)
