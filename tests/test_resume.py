@@ -100,10 +100,15 @@ def _repeats(home):
     return out
 
 
-ARMS = [("mouth", {}), ("mouth:50% > full", dict(rates="replayed:mouth", recovery="kd+at", beta=100.))]
+ARMS = {
+    "rearing": ("mouth", {}),
+    "distillation": ("mouth:50% > full", dict(rates="replayed:mouth", recovery="kd+at", beta=100.)),
+    "restart": ("mouth:50% > full|eyes", dict(rates="restarted", after_rate=.25, reset="shrink", towards_birth=.01)),
+    "reset": ("relabelled:50% > full", dict(reset="head+group4", frozen=1)),
+}
 
 
-@pytest.mark.parametrize("rearing,changes", ARMS, ids=["rearing", "distillation"])
+@pytest.mark.parametrize("rearing,changes", ARMS.values(), ids=list(ARMS))
 def test_killed_at_random_moments(tmp_path, processes, rearing, changes):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed): folder.mkdir()
