@@ -10,8 +10,11 @@ __all__ = ['app', 'runs_app', 'repository', 'find_chapter', 'parameters_of', 're
 # %% ../nbs/library/17_cli.ipynb #22d05933
 import ast
 import json
+import math
 import os
+import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -251,18 +254,47 @@ def fill_study(
     profile: Annotated[str, typer.Option(help="smoke, quick or full")] = "quick",
     data: Annotated[str, typer.Option(help="'rendered' or a folder of photographs")] = "rendered",
     seed: Annotated[int, typer.Option(help="the first seed")] = 0,
+    seeds: Annotated[int, typer.Option(help="how many; 0: as many as the study plans", min=0)] = 0,
     workers: Annotated[int, typer.Option(help="of a local Dask cluster; 0: one process a core", min=0)] = 0,
+    scheduler: Annotated[str, typer.Option(help="of your own Dask cluster, tcp://host:port")] = "",
+    budget: Annotated[str, typer.Option(help="begin no run after so long, e.g. 25m, 90s, 2h")] = "",
     ship: Annotated[bool, typer.Option("--ship", help="also put rows and contrasts into data/")] = False,
 ):
-    "Fill the store with the runs of a study and print its table."
+    """Fill the store with the runs of a study and print its table.
+
+    Exit code 3 if the budget ended first: what is done is printed, and the same command goes on from there."""
+    if ship and seeds: raise ConfigError("--ship takes a study with the seeds that it plans: leave out --seeds.")
+    with _told(): left = _fill(name, (profile, seed, data), seeds, workers, scheduler, _seconds(budget), ship)
+    if left:
+        _say(f"facecp: the budget of {budget} is spent and {left} networks are still to be trained; "
+             "the same command goes on from here.")
+        raise typer.Exit(3)
+
+def _fill(name, arguments, seeds, workers, scheduler, budget, ship):
+    "Fill the store and print each study's table; returns how many networks the budget has left."
     from facecp_nb import study
+    profile, seed, _ = arguments
     names = list(study.STUDIES) if name == "all" else [choose(name, [*study.STUDIES, "all"], "study")]
-    with _told(), _cluster(workers) as client:
+    end, left = time.monotonic() + budget, 0
+    with _cluster(workers, scheduler) as client:
         for n in names:
-            plan = study.STUDIES[n](profile, seed, data)
-            study.fill(plan, client=client)
-            if ship: study.ship(n, profile, plan, repository() / "data", workers or os.cpu_count())
-            print(f"{n}\n{_as_text(study.table(plan))}\n")
+            plan = study.STUDIES[n](*arguments)
+            if seeds: plan = study.with_seeds(plan, range(seed, seed + seeds))
+            left += study.fill(plan, client=client, budget=end - time.monotonic())
+            done = study.filled(plan)
+            if ship and len(done) == len(plan):
+                study.ship(n, profile, plan, repository() / "data", workers or os.cpu_count())
+            print(f"{n}\n{_as_text(study.table(done)) if len(done) else 'no network is done yet'}\n", flush=True)
+    return left
+
+def _seconds(
+    text: str,
+) -> float:  # infinite for no text
+    "'25m' is 1500 seconds; `ConfigError` for what is not a length of time."
+    if not text: return math.inf
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if not match: raise ConfigError(f"the budget is {text!r}; write a number and a unit, such as 90s, 25m or 2h.")
+    return float(match[1]) * dict(s=1, m=60, h=3600)[match[2]]
 
 def own_device(
     devices: list[str],  # the GPUs of this machine, as CUDA_VISIBLE_DEVICES names them
@@ -276,25 +308,48 @@ def _take_device(devices: list[str], dask_worker=None):
     if mine := own_device(devices, int(dask_worker.name)): os.environ["CUDA_VISIBLE_DEVICES"] = mine
 
 @contextmanager
-def _cluster(workers: int) -> Iterator:
-    "A client of a local cluster of so many processes with one thread each, or None for none."
-    if not workers:
+def _cluster(workers: int, scheduler: str = "") -> Iterator:
+    "A client of the reader's own scheduler, or of a local cluster of one-thread processes; None for neither."
+    if workers and scheduler:
+        raise ConfigError("--workers makes a cluster here, --scheduler uses one that is there: give one of the two.")
+    if not (workers or scheduler):
         yield None
         return
+    if scheduler:
+        with _joined(scheduler) as client: yield client
+        return
+    import logging
     from functools import partial
     try:
         from distributed import Client, LocalCluster
         cluster = LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, security=True,
             host="127.0.0.1", dashboard_address=None,
+            silence_logs=logging.CRITICAL,  # on Ctrl-C the workers hear it too, and have nothing to add
         )
     except ImportError as e:
-        raise ConfigError(
-            f"--workers needs Dask and cryptography ({e}). Install them with: pip install 'facecp_nb[cluster]'."
-        ) from None
+        raise ConfigError(_NO_DASK.format(e)) from None
     with cluster, Client(cluster) as client:
         client.register_worker_callbacks(partial(_take_device, _devices()))
         yield client
+
+_NO_DASK = "A cluster needs Dask and cryptography ({}). Install them with: pip install 'facecp_nb[cluster]'."
+
+def _joined(scheduler: str):
+    "A client of a scheduler that runs elsewhere; `ConfigError` if nobody answers, or with another version of us."
+    from facecp_nb.core import code_of
+    try: from distributed import Client
+    except ImportError as e: raise ConfigError(_NO_DASK.format(e)) from None
+    try: client = Client(scheduler, timeout="10s")
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"No Dask scheduler answers at {scheduler!r} ({type(e).__name__}: {e}). "
+                          "Start one with `dask scheduler`, and workers that see the same store.") from None
+    trainer = "facecp_nb.study.trainer"
+    others = [worker for worker, code in client.run(code_of, trainer).items() if code != code_of(trainer)]
+    if not others: return client
+    client.close()
+    raise ConfigError(f"{len(others)} workers of {scheduler} ({others[0]}, ...) have another version of facecp_nb: "
+                      "install the same one on all.")
 
 def _devices() -> list[str]:
     "The GPUs of this machine, by the names that CUDA_VISIBLE_DEVICES knows."

@@ -2,8 +2,6 @@
 import ast
 import os
 import shutil
-import signal
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -244,36 +242,6 @@ def test_a_dask_cluster_makes_the_runs():
                                   dashboard_address=None, security=True) as cluster, cluster.get_client() as client:
         rows = study.grid(plan_of_two(), client=client)
     assert len(rows) == 4 and rows.accuracy_full.between(0, 1).all()
-
-def process_that_knows_us():
-    import facecp_nb.study  # noqa: F401  (takes seconds, and is no part of what is timed)
-    return os.getpid()
-
-@pytest.mark.slow
-def test_a_worker_that_is_killed_in_the_middle_of_a_run_loses_nothing(home, monkeypatch, tmp_path):
-    distributed = pytest.importorskip("distributed")
-    config = small(epochs=40, batch=4)
-    plan, last = study.plan({"full": config}, [0]), study.folder(config) / "last.safetensors"
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1",
-                                  dashboard_address=None, security=True) as cluster, cluster.get_client() as client:
-        pids, filled = client.run(process_that_knows_us), []
-        work = threading.Thread(target=lambda: filled.append(study.fill(plan, client=client)))
-        work.start()
-        end = time.monotonic() + 120
-        while not last.exists() and time.monotonic() < end: time.sleep(.005)
-        at_work = next(worker for worker, tasks in client.processing().items() if tasks)
-        os.kill(pids[at_work], signal.SIGKILL)
-        assert not study.is_done(config) and Checkpoint.read(last)[1]["step"] > 0
-        work.join(120)
-    assert filled == [0] and study.is_done(config)
-    here = load_file(study.folder(config) / "weights.safetensors")
-    monkeypatch.setenv("FACECP_HOME", str(tmp_path / "again"))
-    study.run(config)
-    there = load_file(study.folder(config) / "weights.safetensors")
-    assert [k for k in here if not torch.equal(here[k], there[k])] == []
-
-def test_a_spent_budget_begins_nothing_and_says_how_much_is_left(home):
-    assert study.fill(plan_of_two(), budget=0) == 6 and not list(home.glob("*/done"))
 
 def test_a_run_that_would_not_end_in_time_is_not_begun(monkeypatch):
     clock = tables._Clock(10)

@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/library/study/00_study.ipynb #0a13519c
 from ..core import resolve_profile
-from .config import PROFILE_VALUES, PUBLISHED, RECOVERIES, SEEDS, Config, configure, seeds
+from .config import CHANGES, PROFILE_VALUES, PUBLISHED, RECOVERIES, RESETS, SEEDS, Config, configure, seeds
 from .trainer import environment, planned_rates
 from facecp_nb.study.store import (
     collect, faces_of, folder, forget_views, history, is_done, key, load_model, manifest, record, run, runs, scores,
@@ -15,11 +15,12 @@ from facecp_nb.study.store import (
 )
 from .scoring import HALVES, SCORED_VIEWS
 from facecp_nb.study.plans import (
-    ARMS, CHOSEN_REGIME, CONSTANT, ORDERS, REGIMES, SCALES, STUDIES, constant_windows, contrasts, deficit_windows,
-    onset_curve, order_test, percent_of, plan, reared_views, regimes, scale, whole_story,
+    ARMS, CHOSEN_REGIME, CONSTANT, INTERVENTIONS, LIVES, ORDERS, PLACEBOS, REGIMES, SCALES, STUDIES, TEACHERS,
+    constant_windows, contrasts, deficit_windows, halves, lasting, onset_curve, order_test, percent_of, placebos, plan,
+    plane, reared_views, regimes, resets, scale, taught_halves, teachers, times, whole_story, with_seeds,
 )
 from facecp_nb.study.tables import (
-    answered, by_seed, difference, differences, fill, grid, held, histories, own_epochs, publish, reared_and_tested,
+    answered, by_seed, difference, differences, fill, filled, grid, held, histories, own_epochs, publish, reared_and_tested,
     seed_differences, table, tested, validated,
 )
 from facecp_nb.study.shipped import (
@@ -29,15 +30,16 @@ from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
-    "resolve_profile", "PROFILE_VALUES", "PUBLISHED", "RECOVERIES", "SEEDS", "Config", "configure", "seeds",
+    "resolve_profile", "CHANGES", "PROFILE_VALUES", "PUBLISHED", "RECOVERIES", "RESETS", "SEEDS", "Config", "configure", "seeds",
     "environment", "planned_rates", "collect", "faces_of", "folder", "forget_views", "history", "is_done", "key",
     "load_model", "manifest", "record", "run", "runs", "scores", "show", "state_at", "terms", "view_key",
     "view_tensor",
     "HALVES", "SCORED_VIEWS",
-    "ARMS", "CHOSEN_REGIME", "CONSTANT", "ORDERS", "REGIMES", "SCALES", "STUDIES", "constant_windows",
-    "contrasts", "deficit_windows", "onset_curve", "order_test", "percent_of", "plan", "reared_views", "regimes",
-    "scale",
-    "whole_story", "by_seed", "difference", "differences", "fill", "grid", "histories", "publish",
+    "ARMS", "CHOSEN_REGIME", "CONSTANT", "INTERVENTIONS", "LIVES", "ORDERS", "PLACEBOS", "REGIMES", "SCALES",
+    "STUDIES", "TEACHERS", "constant_windows", "contrasts", "deficit_windows", "halves", "lasting", "onset_curve",
+    "order_test", "percent_of", "placebos", "plan", "plane", "reared_views", "regimes", "resets", "scale",
+    "taught_halves", "teachers", "times",
+    "whole_story", "with_seeds", "by_seed", "difference", "differences", "fill", "filled", "grid", "histories", "publish",
     "answered", "held", "own_epochs",
     "reared_and_tested", "seed_differences", "table", "tested", "validated", "quote", "ship",
     "shipped_contrasts", "shipped_rows",
