@@ -263,22 +263,29 @@ def fill_study(
     """Fill the store with the runs of a study and print its table.
 
     Exit code 3 if the budget ended first: what is done is printed, and the same command goes on from there."""
+    if ship and seeds: raise ConfigError("--ship takes a study with the seeds that it plans: leave out --seeds.")
+    with _told(): left = _fill(name, (profile, seed, data), seeds, workers, scheduler, _seconds(budget), ship)
+    if left:
+        _say(f"facecp: the budget of {budget} is spent and {left} networks are still to be trained; "
+             "the same command goes on from here.")
+        raise typer.Exit(3)
+
+def _fill(name, arguments, seeds, workers, scheduler, budget, ship):
+    "Fill the store and print each study's table; returns how many networks the budget has left."
     from facecp_nb import study
+    profile, seed, _ = arguments
     names = list(study.STUDIES) if name == "all" else [choose(name, [*study.STUDIES, "all"], "study")]
-    end, left = time.monotonic() + _seconds(budget), 0
-    with _told(), _cluster(workers, scheduler) as client:
+    end, left = time.monotonic() + budget, 0
+    with _cluster(workers, scheduler) as client:
         for n in names:
-            plan = study.STUDIES[n](profile, seed, data)
+            plan = study.STUDIES[n](*arguments)
             if seeds: plan = study.with_seeds(plan, range(seed, seed + seeds))
             left += study.fill(plan, client=client, budget=end - time.monotonic())
             done = study.filled(plan)
             if ship and len(done) == len(plan):
                 study.ship(n, profile, plan, repository() / "data", workers or os.cpu_count())
-            print(f"{n}\n{_as_text(study.table(done)) if len(done) else 'no network is done yet'}\n")
-    if left:
-        _say(f"facecp: the budget of {budget} is spent and {left} networks are still to be trained; "
-             "the same command goes on from here.")
-        raise typer.Exit(3)
+            print(f"{n}\n{_as_text(study.table(done)) if len(done) else 'no network is done yet'}\n", flush=True)
+    return left
 
 def _seconds(
     text: str,
@@ -311,12 +318,14 @@ def _cluster(workers: int, scheduler: str = "") -> Iterator:
     if scheduler:
         with _joined(scheduler) as client: yield client
         return
+    import logging
     from functools import partial
     try:
         from distributed import Client, LocalCluster
         cluster = LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, security=True,
             host="127.0.0.1", dashboard_address=None,
+            silence_logs=logging.CRITICAL,  # on Ctrl-C the workers hear it too, and have nothing to add
         )
     except ImportError as e:
         raise ConfigError(_NO_DASK.format(e)) from None
@@ -327,13 +336,20 @@ def _cluster(workers: int, scheduler: str = "") -> Iterator:
 _NO_DASK = "A cluster needs Dask and cryptography ({}). Install them with: pip install 'facecp_nb[cluster]'."
 
 def _joined(scheduler: str):
-    "A client of a scheduler that runs elsewhere; `ConfigError` if nobody answers."
+    "A client of a scheduler that runs elsewhere; `ConfigError` if nobody answers, or with another version of us."
+    from facecp_nb.core import code_of
     try: from distributed import Client
     except ImportError as e: raise ConfigError(_NO_DASK.format(e)) from None
-    try: return Client(scheduler, timeout="10s")
+    try: client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as e:
         raise ConfigError(f"No Dask scheduler answers at {scheduler!r} ({type(e).__name__}: {e}). "
                           "Start one with `dask scheduler`, and workers that see the same store.") from None
+    trainer = "facecp_nb.study.trainer"
+    others = [worker for worker, code in client.run(code_of, trainer).items() if code != code_of(trainer)]
+    if not others: return client
+    client.close()
+    raise ConfigError(f"{len(others)} workers of {scheduler} ({others[0]}, ...) have another version of facecp_nb: "
+                      "install the same one on all.")
 
 def _devices() -> list[str]:
     "The GPUs of this machine, by the names that CUDA_VISIBLE_DEVICES knows."

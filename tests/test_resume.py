@@ -128,3 +128,8 @@ def test_killed_while_writing_a_checkpoint(tmp_path, processes, save):
     assert _run(processes, tmp_path / "killed", "mouth", {})
     _same(tmp_path / "whole", tmp_path / "killed", "mouth", {})
     assert all(0 < n < STEPS for n in _repeats(tmp_path / "killed"))
+
+
+def test_killed_after_a_reset_while_the_rates_go_on(tmp_path, processes):
+    "Some weights have momentum from the past, the new ones none, the frozen ones never."
+    test_killed_at_random_moments(tmp_path, processes, "relabelled:50% > full", dict(reset="head+group4", frozen=1))
