@@ -8,6 +8,9 @@ __all__ = []
 # %% ../../nbs/library/models/00_models.ipynb #84863e1b
 from .backbones import ARCHITECTURES, INPUTS, Network, SmallNet, check_size, create, groups
 from .taps import Taps
+from .heads import (
+    HEADS, MarginHead, SoftmaxHead, arc_margin, cos_margin, head, ranked, safe_cosine)
+from .iresnet import IRESNETS, FaceUnit, IResNet, SqueezeExcite, iresnet
 from facecp_nb.models.linear import (
     COMPLETION, LEARNED, closes_at, complete, completed, conserved, deficit_for, learning_time, limits,
     lone_time, share_at_rest, shares, two_paths,
@@ -18,4 +21,6 @@ from .recogniser import MANIFEST, UNITS, Recogniser, ResidualUnit, aligned, embe
 __all__ = ["ARCHITECTURES", "COMPLETION", "INPUTS", "LEARNED", "MANIFEST", "UNITS", "Network", "Recogniser",
            "ResidualUnit", "SmallNet", "Taps", "aligned", "check_size", "closes_at", "complete", "completed",
            "conserved", "create", "deficit_for", "embed", "groups", "learning_time", "limits", "lone_time",
-           "read_weights", "recogniser", "share_at_rest", "shares", "two_paths"]
+           "read_weights", "recogniser", "share_at_rest", "shares", "two_paths",
+           "HEADS", "MarginHead", "SoftmaxHead", "arc_margin", "cos_margin", "head", "ranked", "safe_cosine",
+           "IRESNETS", "FaceUnit", "IResNet", "SqueezeExcite", "iresnet"]
