@@ -18,7 +18,7 @@ PACKAGES = {
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
     "recovery": ("distill",),
     "evaluation": ("intervals", "regions", "units", "verification", "openset"),
-    "study": ("config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts", "verify"),
+    "study": ("config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts", "verifier"),
     "plots": ("theme", "charts", "period", "neighbours"),
     "widgets": (),
     "cli": (),

@@ -14,7 +14,6 @@ import pickle
 import pickletools
 import re
 import unicodedata
-from collections import Counter
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -169,7 +168,8 @@ def _two_lines(lines):
 
 # %% ../../nbs/library/data/07_pairs.ipynb #3be44e5b
 _HEADER = {  # what a column is called -> what it is; endings such as 1, a, left are cut off first
-    "same": {"same", "label", "issame", "match", "target", "genuine", "y", "gt", "groundtruth", "ismatch", "issameperson"},
+    "same": {"same", "label", "issame", "match", "target", "genuine", "y", "gt", "groundtruth", "ismatch",
+             "issameperson"},
     "fold": {"fold", "split", "set"},
     "picture": {"", "path", "image", "img", "file", "filename", "name", "picture", "photo", "imagepath", "imgpath",
                 "filepath"},
@@ -426,7 +426,8 @@ class Folder:
     "All pictures below a folder, found by the names that lists give them; `DataError` if there is no such folder."
     def __init__(self, root):
         self.root = Path(root).expanduser()
-        if not self.root.is_dir(): raise DataError(f"{str(root)!r} is no folder; it should hold the pictures of the pairs.")
+        if not self.root.is_dir():
+            raise DataError(f"{str(root)!r} is no folder; it should hold the pictures of the pairs.")
         self.by_name, self.by_number = {}, {}
         for at, _, files in os.walk(self.root):
             for file in files: self._enter(Path(at, file))
@@ -506,7 +507,8 @@ def aged_pairs(
     table = checks.columns("the table of ages", ages, ("image", "person", "age"))[["image", "person", "age"]]
     young = table[table["age"] <= child]
     both = young.merge(table, on="person", suffixes=("_a", "_b"))
-    same = both[both["age_b"] >= both["age_a"] + gap].assign(person_a=lambda t: t["person"], person_b=lambda t: t["person"])
+    same = both[both["age_b"] >= both["age_a"] + gap]
+    same = same.assign(person_a=same["person"], person_b=same["person"])
     if not len(same): raise DataError(f"Nobody has a picture at {child} years or less and one {gap} years later.")
     rng, found = np.random.default_rng(seed), {}
     for _ in range(200):

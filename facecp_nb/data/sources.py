@@ -37,15 +37,16 @@ def _aligned_rows(names, people, sizes):
     sizes = np.asarray(sizes, float).reshape(-1, 2)
     points = TEMPLATE.numpy()[None] * (sizes / TEMPLATE_SIZE)[:, None]
     boxes = np.hstack([np.zeros_like(sizes), sizes])
-    return pd.DataFrame(dict(image=names, person=people, width=sizes[:, 0].astype(int), height=sizes[:, 1].astype(int))
-                        ).assign(**dict(zip(LANDMARK_COLUMNS, points.reshape(-1, 10).T)),
-                                 **dict(zip(BOX_COLUMNS, boxes.T)))
+    width, height = sizes.T.astype(int)
+    where = dict(zip(LANDMARK_COLUMNS, points.reshape(-1, 10).T)) | dict(zip(BOX_COLUMNS, boxes.T))
+    return pd.DataFrame(dict(image=names, person=people, width=width, height=height) | where)
 
 def _told_size(source, what):
     "Width and height of a picture without decoding its pixels; `DataError` naming it."
     try:
         with Image.open(source) as image: return image.size
-    except OSError as e: raise DataError(f"{what} is no picture that can be read ({e}). Remove it or mend it.") from None
+    except OSError as e:
+        raise DataError(f"{what} is no picture that can be read ({e}). Remove it or mend it.") from None
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".gif", ".tif", ".tiff", ".webp")
 
@@ -58,8 +59,8 @@ def aligned_folder(
     files = list_files(root)
     files = files[(files["reason"] == "") & files["file"].str.lower().str.endswith(EXTENSIONS)]
     if files["person"].nunique() < 2:
-        raise DataError(f"The folder {str(folder)!r} should hold a sub-folder of aligned pictures for each of two people "
-                        "or more.")
+        raise DataError(f"The folder {str(folder)!r} should hold a sub-folder of aligned pictures for each of two "
+                        "people or more.")
     sizes = [_told_size(root / f, f) for f in files["file"]]
     rows = _aligned_rows(files["file"].tolist(), files["person"].tolist(), sizes).assign(path=files["file"].tolist())
     return FaceSet(assign_splits(rows, held_out), root)
@@ -77,9 +78,11 @@ class RecordFile:
             lines = index.read_text().split("\n")
             self._file = open(self.path, "rb")
         except (OSError, UnicodeDecodeError) as e:
-            raise DataError(f"{getattr(e, 'filename', None) or index} cannot be read; a .rec needs its .idx beside it.") from None
+            name = Path(getattr(e, "filename", None) or index).name
+            raise DataError(f"{name} cannot be read; a .rec needs its .idx beside it.") from None
         try: self._where = {int(k): int(at) for k, at in (line.split() for line in lines if line.strip())}
-        except ValueError: raise DataError(f"{index.name} should hold a number and a place a line, and does not.") from None
+        except ValueError:
+            raise DataError(f"{index.name} should hold a number and a place a line, and does not.") from None
         self.keys = self._keys()
 
     def _bytes(self, key):
@@ -89,7 +92,8 @@ class RecordFile:
         parts = []
         while True:
             magic, word = struct.unpack("<II", self._exactly(8, key))
-            if magic != _MAGIC: raise DataError(f"Record {key} of {self.path.name} does not begin where its index says.")
+            if magic != _MAGIC:
+                raise DataError(f"Record {key} of {self.path.name} does not begin where its index says.")
             kind, length = word >> 29, word & (1 << 29) - 1
             parts.append(self._exactly(length, key))
             self._exactly(-length % 4, key)
@@ -110,7 +114,8 @@ class RecordFile:
         if len(raw) < _HEADER.size: raise DataError(f"Record {key} of {self.path.name} is too short for a header.")
         flag, label, _, _ = _HEADER.unpack_from(raw)
         at = _HEADER.size + 4 * flag
-        if flag and len(raw) < at: raise DataError(f"Record {key} of {self.path.name} announces {flag} labels it has not.")
+        if flag and len(raw) < at:
+            raise DataError(f"Record {key} of {self.path.name} announces {flag} labels it has not.")
         return (list(struct.unpack_from(f"<{flag}f", raw, _HEADER.size)) if flag else [label]), raw[at:]
 
     def _keys(self):
@@ -146,8 +151,8 @@ def recordio(
     if len(counts) < 2: raise DataError(f"{Path(path).name} holds {len(counts)} people; two are needed.")
     keys, labels, pictures = zip(*kept)
     sizes = [_told_size(io.BytesIO(p), f"Record {k} of {Path(path).name}") for k, p in zip(keys, pictures)]
-    rows = _aligned_rows([f"{k:08d}" for k in keys], [f"{n:06d}" for n in labels], sizes).assign(jpeg=list(pictures))
-    return FaceSet(assign_splits(rows, held_out))
+    rows = _aligned_rows([f"{k:08d}" for k in keys], [f"{n:06d}" for n in labels], sizes)
+    return FaceSet(assign_splits(rows.assign(jpeg=list(pictures)), held_out))
 
 # %% ../../nbs/library/data/05_sources.ipynb #2deaf717
 def open_faces(

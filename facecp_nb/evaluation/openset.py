@@ -43,7 +43,8 @@ def enrol(
     vectors, owners = F.normalize(vectors), np.asarray(people, str)
     if how == "all": return Gallery(vectors, owners)
     names, where = np.unique(owners, return_inverse=True)
-    sums = vectors.new_zeros(len(names), vectors.shape[1]).index_add_(0, torch.as_tensor(where, device=vectors.device), vectors)
+    where = torch.as_tensor(where, device=vectors.device)
+    sums = vectors.new_zeros(len(names), vectors.shape[1]).index_add_(0, where, vectors)
     return Gallery(F.normalize(sums), names)
 
 def best_matches(
@@ -85,7 +86,8 @@ def open_set_curve(
     people = np.asarray(people, str)
     mated = np.isin(people, np.asarray(list(enrolled), str))
     if mated.all() or not mated.any():
-        raise DataError(f"{int(mated.sum())} of {len(mated)} probes are of enrolled people; probes of both kinds are needed.")
+        raise DataError(f"{int(mated.sum())} of {len(mated)} probes are of enrolled people; "
+                        "probes of both kinds are needed.")
     score, right = matches["score"].to_numpy(float), matches["best"].to_numpy(str) == people
     order = np.argsort(-score, kind="stable")
     falling = score[order]

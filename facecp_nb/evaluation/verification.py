@@ -8,16 +8,16 @@ __all__ = ['FMR_LIMITS', 'DRAWS', 'STATUS', 'METRICS_OF_PAIRS', 'error_curve', '
            'pair_scores']
 
 # %% ../../nbs/library/evaluation/04_verification.ipynb #4da79910
+import hashlib
 from collections.abc import Sequence
 from typing import Protocol
-
-import hashlib
 
 import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
+from scipy import sparse
 from torch import Tensor
 
 from .. import checks
@@ -30,8 +30,10 @@ def _sorted(scores, same):
     scores, same = checks.array("scores", scores, 1).astype(float), checks.array("same", same, 1).astype(bool)
     checks.same_length(scores=scores, labels=same)
     lost = ~np.isfinite(scores)
-    if lost.any(): raise DataError(f"The score of pair {lost.argmax()} is not finite; leave the pair out or score it again.")
-    if same.all() or not same.any(): raise DataError("Pairs of one person and pairs of two are needed; one kind is missing.")
+    if lost.any():
+        raise DataError(f"The score of pair {lost.argmax()} is not finite; leave the pair out or score it again.")
+    if same.all() or not same.any():
+        raise DataError("Pairs of one person and pairs of two are needed; one kind is missing.")
     order = np.argsort(-scores, kind="stable")
     falling = scores[order]
     return order, np.flatnonzero(np.r_[falling[1:] != falling[:-1], True]), same
@@ -109,7 +111,7 @@ def folds_for(
         return np.unique(np.asarray(fold), return_inverse=True)[1]
     rng, out = np.random.default_rng(seed), np.empty(len(same), int)
     k = min(checks.whole("k", k, 2), int(same.sum()), int((~same).sum()))
-    if k < 2: raise DataError("Two pairs of each kind are needed at least, so that a threshold can be chosen on others.")
+    if k < 2: raise DataError("Two pairs of each kind are needed at least: a threshold is chosen on the others.")
     for kind in (True, False):
         at = rng.permutation(np.flatnonzero(same == kind))
         out[at] = np.arange(len(at)) % k
@@ -146,7 +148,7 @@ def kfold_accuracy(
     for name, threshold in zip(names, thresholds):
         at = fold == name
         right = (scores[at] >= threshold) == same[at]
-        rows.append(dict(fold=int(name), threshold=float(threshold), pairs=int(at.sum()), accuracy=float(right.mean())))
+        rows.append(dict(fold=int(name), threshold=threshold, pairs=int(at.sum()), accuracy=right.mean()))
     return pd.DataFrame(rows)
 
 def accuracy_on_itself(scores, same) -> tuple[float, float]:
@@ -158,17 +160,21 @@ def accuracy_on_itself(scores, same) -> tuple[float, float]:
 DRAWS = 1000
 _PORTION = 2_000_000  # weights in memory at once
 
-def _identity_weights(person_a, person_b, same, draws, rng):
-    "Portions (some draws, pairs) of how often each pair counts when people are drawn with replacement."
-    names, where = np.unique(np.r_[person_a, person_b], return_inverse=True)
-    a, b = where.reshape(2, -1)
-    step = max(_PORTION // len(a), 1)
+def _summing(step, at, steps):
+    "The matrix that sums the pairs `at` within steps of the curve."
+    return sparse.csr_array((np.ones(len(at), np.float32), (step[at], np.arange(len(at)))), shape=(steps, len(at)))
+
+def _shares(sums):
+    "Cumulative share (draws, steps + 1) of sums (steps, draws)."
+    sums = np.vstack([np.zeros((1, sums.shape[1])), np.cumsum(sums, 0, dtype=float)])
+    with np.errstate(invalid="ignore"): return (sums / sums[-1]).T
+
+def _draw(people, draws, pairs, rng):
+    "Portions (people, some draws) of how often everybody was drawn."
+    step = max(_PORTION // pairs, 1)
     for start in range(0, draws, step):
-        drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), min(step, draws - start))
-        drawn = drawn.astype(np.float32)
-        weights = drawn[:, a]
-        # a pair of one person is drawn with that person, a pair of two with both
-        yield np.where(same, weights, weights * drawn[:, b])
+        drawn = rng.multinomial(people, np.full(people, 1 / people), min(step, draws - start))
+        yield np.ascontiguousarray(drawn.T, np.float32)
 
 def bootstrap_by_identity(
     scores,
@@ -186,23 +192,28 @@ def bootstrap_by_identity(
     order, ends, same = _sorted(scores, same)
     # a thousand steps of the curve are enough for an interval
     coarse = ends[np.unique(np.linspace(0, len(ends) - 1, 1001).round().astype(int))]
-    who = (np.asarray(p, str)[order] for p in (person_a, person_b))
-    own, found = same[order], []
+    step, own = np.searchsorted(coarse, np.arange(len(order))), same[order]
+    where, names = pd.factorize(np.concatenate([np.asarray(person_a), np.asarray(person_b)]))
+    a, b = where.reshape(2, -1)[:, order]
     right = None if correct is None else np.asarray(correct, np.float32)[order]
-    for weights in _identity_weights(*who, own, draws, np.random.default_rng(seed)):
-        rates = _above_in_steps(weights * ~own, coarse), 1 - _above_in_steps(weights * own, coarse)
-        portion = _measures(*rates)
-        if right is not None: portion["accuracy"] = weights @ right / weights.sum(1)
+    kinds = [np.flatnonzero(own == kind) for kind in (True, False)]
+    summed = [_summing(step, at, len(coarse)) for at in kinds]
+    found = []
+    for drawn in _draw(len(names), draws, len(order), np.random.default_rng(seed)):
+        # a pair of one person is drawn with that person, a pair of two with both
+        weights = drawn[a[kinds[0]]], drawn[a[kinds[1]]] * drawn[b[kinds[1]]]
+        accepted, passed = (_shares(m @ w) for m, w in zip(summed, weights))
+        portion = _measures(passed, 1 - accepted)
+        if right is not None:
+            hits = sum(right[at] @ w for at, w in zip(kinds, weights))
+            portion["accuracy"] = hits / sum(w.sum(0) for w in weights)
         found.append(pd.DataFrame(portion))
-    ends = pd.concat(found).quantile([(1 - level) / 2, (1 + level) / 2])
-    return {name: (float(ends[name].iloc[0]), float(ends[name].iloc[1])) for name in ends}
-
-def _above_in_steps(weights, ends):
-    "`_above` for many weights and few ends: summed between the ends first."
-    sums = np.add.reduceat(weights, np.r_[0, ends[:-1] + 1], axis=-1, dtype=np.float64)
-    return _above(sums, np.arange(len(ends)))
+    both = pd.concat(found).quantile([(1 - level) / 2, (1 + level) / 2])
+    return {name: (float(both[name].iloc[0]), float(both[name].iloc[1])) for name in both}
 
 # %% ../../nbs/library/evaluation/04_verification.ipynb #421a9690
+def _different(a, b): return int(pd.concat([a, b]).nunique())
+
 def verification_row(
     scores,              # (P,) higher is more alike
     rows: pd.DataFrame,  # same, fold, person_a, person_b; a and b where pictures shall be counted
@@ -224,8 +235,8 @@ def verification_row(
                                  seed=seed) if draws else {}
     intervals = {f"{name}_{side}": end for name, both in ends.items() for side, end in zip(("low", "high"), both)}
     return dict(
-        pairs=len(rows), same=int(same.sum()), people=len({*rows["person_a"], *rows["person_b"]}),
-        pictures=len({*rows["a"], *rows["b"]}) if {"a", "b"} <= set(rows) else None,
+        pairs=len(rows), same=int(same.sum()), people=_different(rows["person_a"], rows["person_b"]),
+        pictures=_different(rows["a"], rows["b"]) if {"a", "b"} <= set(rows) else None,
         **found, tar_far_001=1 - found["fmr1000"], fdr=fisher_ratio(scores, same),
         fold_sd=float(table["accuracy"].std()), on_itself=accuracy_on_itself(scores, same)[0],
         threshold=float(table["threshold"].median()), folds=len(table),
@@ -331,7 +342,7 @@ def pair_scores(
     a,                # (P,) position of each pair's first picture
     b,
     metric: str = "cosine",  # or 'distance': minus the Euclidean one
-    chunk: int = 16_384,     # pairs at once
+    chunk: int = 1024,       # pairs at once: few enough for the processor's cache
 ) -> np.ndarray:             # (P,) higher is more alike
     "The score of every pair."
     choose(metric, METRICS_OF_PAIRS, "metric")

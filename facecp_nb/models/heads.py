@@ -7,7 +7,7 @@ __all__ = ['HEADS', 'safe_cosine', 'arc_margin', 'cos_margin', 'ranked', 'Softma
 
 # %% ../../nbs/library/models/06_heads.ipynb #082dd7aa
 from dataclasses import dataclass
-from math import cos, pi, sin
+from math import pi
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ def cos_margin(
     "cos(theta) - m: CosFace (Wang et al., 2018)."
     return cosine - m
 
-# %% ../../nbs/library/models/06_heads.ipynb #3c1d8a1e
+# %% ../../nbs/library/models/06_heads.ipynb #6e030caf
 def ranked(
     margins: Tensor,  # (B,) as drawn
     cosine: Tensor,   # (B,) of the angle to the own prototype
@@ -59,7 +59,7 @@ def ranked(
     order = cosine.detach().argsort(descending=True)
     return torch.empty_like(margins).scatter_(0, order, margins.sort().values)
 
-# %% ../../nbs/library/models/06_heads.ipynb #89da1587
+# %% ../../nbs/library/models/06_heads.ipynb #43c6322a
 @dataclass(frozen=True)
 class _Setting:
     margin: object          # how the right cosine is worsened
@@ -81,7 +81,8 @@ HEADS = ("softmax", *_SETTINGS)
 def _checked_labels(labels, n, classes):
     checks.tensor("labels", labels, f"{n}", dtype="labels")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise DataError(f"labels run from {int(labels.min())} to {int(labels.max())}, the head knows 0 to {classes - 1}.")
+        raise DataError(f"labels run from {int(labels.min())} to {int(labels.max())}, "
+                        f"the head knows 0 to {classes - 1}.")
     return labels
 
 class SoftmaxHead(nn.Linear):
@@ -149,4 +150,5 @@ def head(
     given = {k: v for k, v in dict(m=m, std=std, straight=straight).items() if v is not None}
     for what in ("m", "std"):
         if what in given: checks.number(what, given[what], 0, below=pi)
-    return MarginHead(features, classes, _Setting(**vars(_SETTINGS[name]) | given), checks.number("scale", scale, above=0))
+    setting = _Setting(**vars(_SETTINGS[name]) | given)
+    return MarginHead(features, classes, setting, checks.number("scale", scale, above=0))

@@ -8,7 +8,6 @@ __all__ = ['IRESNETS', 'SqueezeExcite', 'FaceUnit', 'IResNet', 'iresnet']
 # %% ../../nbs/library/models/05_iresnet.ipynb #d40cb205
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from .. import checks
@@ -29,7 +28,7 @@ def _conv(n_in, n_out, size, stride=1):
     return nn.Conv2d(n_in, n_out, size, stride, size // 2, bias=False)
 
 class FaceUnit(nn.Module):
-    "A residual unit: batch norm, two 3x3 convolutions of which the second may halve the map, batch norm; no ReLU after."
+    "A residual unit: batch norm, two 3x3 convolutions (the second may halve the map), batch norm; no ReLU after."
     def __init__(
         self,
         n_in: int,              # channels
@@ -109,7 +108,8 @@ def iresnet(
 ) -> IResNet:
     "An untrained face network; weights follow torch's global seed. `ConfigError` for unknown names or sizes."
     choose(arch, IRESNETS, "arch")
-    if checks.whole("size", size, 16) % 16: raise ConfigError(f"size is {size}; it must be a multiple of 16, such as 112.")
+    if checks.whole("size", size, 16) % 16:
+        raise ConfigError(f"size is {size}; it must be a multiple of 16, such as 112.")
     if dropout is not None: checks.number("dropout", dropout, 0, below=1)
     net = IResNet(arch, size, checks.whole("embedding", embedding, 2), dropout)
     return net.apply(_begin) if _PLANS[arch].late else net

@@ -16,7 +16,7 @@ from scipy import special
 from .. import checks
 from ..core import DataError
 from .theme import (
-    GREY, PLAIN_COLOURS, PLAIN_SHAPES, Bare, finish, legend, letters, percent, plain_scale, room, rounded)
+    GREY, PLAIN_COLOURS, PLAIN_SHAPES, Bare, finish, legend, percent, plain_scale, room, rounded)
 
 # %% ../../nbs/library/plots/04_neighbours.ipynb #8a1ac110
 _TICKS = (.001, .002, .005, .01, .02, .05, .1, .2, .4, .6, .8, .9)
@@ -27,14 +27,14 @@ def _probit(rates, floor): return special.ndtri(np.clip(rates, floor, .95))
 def _axis(title, low, high):
     "An axis of rates, stretched as the bell curve."
     ticks = [float(special.ndtri(t)) for t in _TICKS if low <= t <= high]
-    scale = alt.Scale(domain=[float(special.ndtri(low)), float(special.ndtri(high))], nice=False, clamp=True)
+    scale = alt.Scale(domain=[float(special.ndtri(low)), float(special.ndtri(high))], nice=False)
     return dict(title=title, scale=scale,
                 axis=alt.Axis(values=ticks, labelExpr=f"{_LABELS}[round(datum.value * 100)]", labelOverlap=True))
 
 def _checked(curves, columns, figure):
     if not isinstance(curves, Mapping) or not curves:
         raise DataError(f"The figure {figure} takes curves by name, such as {{'mine': curve}}.")
-    return {str(name): checks.columns(f"the curve {name}", pd.DataFrame(curve), columns) for name, curve in curves.items()}
+    return {str(n): checks.columns(f"the curve {n}", pd.DataFrame(c), columns) for n, c in curves.items()}
 
 def _corners(curve, x, y):
     "The points of a curve that differ on a screen."
@@ -75,7 +75,8 @@ def det_chart(
     table, marks = pd.concat(lines), pd.DataFrame(marks)
     highest = float(np.clip(max(marks["eer"].max() * 1.6, marks["fmr100"].max(), .2), .2, .95))
     ax = {c: _axis(t, lowest, highest) for c, t in (("x", "strangers let through"), ("y", "owners turned away"))}
-    base = alt.Chart(rounded(table)).encode(x=alt.X("x:Q", **ax["x"]), y=alt.Y("y:Q", **ax["y"]), color=_several(curves))
+    base = alt.Chart(rounded(table)).encode(
+        x=alt.X("x:Q", **ax["x"]), y=alt.Y("y:Q", **ax["y"]), color=_several(curves))
     line = base.mark_line(clip=True, interpolate="linear").encode(
         order=alt.Order("x:Q"),
         tooltip=["name:N", alt.Tooltip("fmr:Q", format=".2%"), alt.Tooltip("fnmr:Q", format=".2%")])
@@ -86,15 +87,15 @@ def det_chart(
         x=alt.X("x:Q", **ax["x"]), y=alt.Y("x:Q", **ax["y"]), color=_several(curves),
         shape=alt.Shape("name:N", title=None, scale=plain_scale(list(curves), PLAIN_SHAPES), legend=None),
         tooltip=["name:N", alt.Tooltip("eer:Q", format=".2%")])
-    said = "; ".join(f"{m.name}: equal error rate {percent(m.eer, digits=1)}, {percent(m.fmr100, digits=1)} of owners turned "
-                     f"away where 1 % of strangers are let through" for m in marks.itertuples(index=False))
+    said = "; ".join(f"{m.name}: equal error rate {percent(m.eer, digits=1)}, {percent(m.fmr100, digits=1)} of owners "
+                     "turned away where 1 % of strangers are let through" for m in marks.itertuples(index=False))
     chart = alt.layer(diagonal, line, dot).properties(width=min(room(axis=70), 420), height=height)
     return finish(chart, title or _det_title(marks), f"Detection error trade-off of {len(curves)} curve(s). {said}.")
 
 def _det_title(marks):
     best = marks.loc[marks["fmr100"].idxmin()]
-    answer = f"{percent(best.fmr100)} of owners are turned away where 1 % of strangers pass"
-    return answer if len(marks) == 1 else f"{best['name']} is best where 1 % of strangers pass: {answer.split(' are ')[0]} turned away"
+    if len(marks) == 1: return f"{percent(best.fmr100)} of owners are turned away where 1 % of strangers pass"
+    return f"Where 1 % of strangers pass, {percent(best.fmr100)} of owners are turned away at best: {best['name']}"
 
 # %% ../../nbs/library/plots/04_neighbours.ipynb #7d7eed93
 def roc_chart(
@@ -106,14 +107,16 @@ def roc_chart(
 ) -> Bare:
     "Owners recognised (TAR) against strangers let through (FAR, logarithmic), a line a curve."
     curves = _checked(curves, ("fmr", "fnmr"), "roc_chart")
-    tables = [pd.DataFrame(dict(name=name, far=np.clip(c["fmr"], lowest, 1), tar=1 - c["fnmr"])) for name, c in curves.items()]
-    table = pd.concat([t.groupby(["name", t["far"].round(5)], as_index=False)["tar"].max() for t in tables])
+    tables = [pd.DataFrame(dict(name=n, far=np.clip(c["fmr"], lowest, 1).round(5), tar=1 - c["fnmr"]))
+              for n, c in curves.items()]
+    table = pd.concat([t.groupby(["name", "far"], as_index=False)["tar"].max() for t in tables])
     at = {name: 1 - _at(curve, .01) for name, curve in curves.items()}
     line = alt.Chart(rounded(table)).mark_line(interpolate="step-after").encode(
         x=alt.X("far:Q", title="strangers let through", scale=alt.Scale(type="log", domain=[lowest, 1]),
-                axis=alt.Axis(format="~%", tickCount=4)),
+                axis=alt.Axis(format="~%", values=[.001, .01, .1, 1])),
         y=alt.Y("tar:Q", title="owners recognised", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
-        color=_several(curves), tooltip=["name:N", alt.Tooltip("far:Q", format=".2%"), alt.Tooltip("tar:Q", format=".1%")])
+        color=_several(curves),
+        tooltip=["name:N", alt.Tooltip("far:Q", format=".2%"), alt.Tooltip("tar:Q", format=".1%")])
     said = "; ".join(f"{name} {percent(share, digits=1)}" for name, share in at.items())
     best = max(at, key=at.get)
     answer = f"Of the owners {percent(at[best])} are recognised where 1 % of strangers pass"
@@ -137,8 +140,10 @@ def open_set_chart(
     at = {n: float(c.loc[c["fpir"] <= fpir + 1e-12, "dir"].max()) for n, c in curves.items()}
     line = alt.Chart(rounded(table)).mark_line(interpolate="step-after").encode(
         x=alt.X("fpir:Q", title="strangers named", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
-        y=alt.Y("dir:Q", title="known people named rightly", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%")),
-        color=_several(curves), tooltip=["name:N", alt.Tooltip("fpir:Q", format=".1%"), alt.Tooltip("dir:Q", format=".1%")])
+        y=alt.Y("dir:Q", title="known people named rightly", scale=alt.Scale(domain=[0, 1]),
+                axis=alt.Axis(format="%")),
+        color=_several(curves),
+        tooltip=["name:N", alt.Tooltip("fpir:Q", format=".1%"), alt.Tooltip("dir:Q", format=".1%")])
     rule = alt.Chart(pd.DataFrame({"fpir": [fpir]})).mark_rule(strokeDash=[4, 3], color=GREY).encode(x="fpir:Q")
     said = "; ".join(f"{n} {percent(share, digits=1)}" for n, share in at.items())
     best = max(at, key=at.get)
