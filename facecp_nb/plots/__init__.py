@@ -10,6 +10,7 @@ from facecp_nb.plots.charts import (
     METRICS, by_condition, confusion_of_views, distance_histograms, epoch_axis, faces, fovea, learning_curves,
     left_over_chart, onsets_of, paper_and_ours, saturation, transfer_chart,
 )
+from .neighbours import det_chart, open_set_chart, roc_chart
 from facecp_nb.plots.period import (
     PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings, regime_chart,
 )
@@ -26,4 +27,5 @@ __all__ = [
     "learning_curves", "left_over_chart", "onset_chart", "onsets_of", "order_chart", "paper_and_ours", "percent",
     "phases_of", "points", "rates", "rearings", "regime_chart", "saturation", "save", "shape_scale", "theme",
     "transfer_chart", "use_renderer",
+    "det_chart", "open_set_chart", "roc_chart",
 ]

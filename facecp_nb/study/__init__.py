@@ -26,6 +26,9 @@ from facecp_nb.study.tables import (
 from facecp_nb.study.shipped import (
     quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
 )
+from facecp_nb.study.verifier import (
+    ALIGN, FaceEmbedder, Verification, embedding_of, locate, recogniser_embedder, run_embedder, run_network, verify,
+)
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
@@ -45,4 +48,6 @@ __all__ = [
     "shipped_contrasts", "shipped_rows",
     "strangers", "study_contrasts", "study_rows",
     "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict",
+    "ALIGN", "FaceEmbedder", "Verification", "embedding_of", "locate", "recogniser_embedder", "run_embedder",
+    "run_network", "verify",
 ]
