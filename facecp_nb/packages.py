@@ -18,8 +18,9 @@ PACKAGES = {
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
     "recovery": ("distill",),
     "evaluation": ("intervals", "regions", "units"),
-    "study": ("config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts", "digits"),
-    "plots": ("theme", "charts", "period"),
+    "study": ("config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
+              "digits", "digit_studies"),
+    "plots": ("theme", "charts", "period", "plane"),
     "widgets": (),
     "cli": (),
 }

@@ -12,12 +12,12 @@ from facecp_nb.models.linear import (
     COMPLETION, LEARNED, closes_at, complete, completed, conserved, deficit_for, learning_time, limits,
     lone_time, share_at_rest, shares, two_paths,
 )
-from .pathways import BENDS, answers, born, descend
+from .pathways import BENDS, born, descend, path_scores
 from .recogniser import MANIFEST, UNITS, Recogniser, ResidualUnit, aligned, embed, read_weights, recogniser
 
 # %% ../../nbs/library/models/00_models.ipynb #f0c542e2
 __all__ = ["ARCHITECTURES", "BENDS", "COMPLETION", "INPUTS", "LEARNED", "MANIFEST", "UNITS", "Network",
-           "Recogniser", "ResidualUnit", "SmallNet", "Taps", "aligned", "answers", "born", "check_size", "closes_at",
+           "Recogniser", "ResidualUnit", "SmallNet", "Taps", "aligned", "born", "check_size", "closes_at",
            "complete", "completed", "conserved", "create", "deficit_for", "descend", "embed", "groups",
-           "learning_time", "limits", "lone_time", "read_weights", "recogniser", "share_at_rest", "shares",
-           "two_paths"]
+           "learning_time", "limits", "lone_time", "path_scores", "read_weights", "recogniser", "share_at_rest",
+           "shares", "two_paths"]

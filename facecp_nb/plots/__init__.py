@@ -13,6 +13,7 @@ from facecp_nb.plots.charts import (
 from facecp_nb.plots.period import (
     PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings, regime_chart,
 )
+from .plane import paths_chart, plane_chart
 from facecp_nb.plots.theme import (
     ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check,
     colour_scale, data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
@@ -23,7 +24,7 @@ __all__ = [
     "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FIGURE_FORMATS", "METRICS", "PHASES", "SHAPES",
     "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions", "confusion_of_views",
     "data_uri", "difference_chart", "distance_histograms", "epoch_axis", "faces", "finish", "fovea", "harm", "in_order",
-    "learning_curves", "left_over_chart", "onset_chart", "onsets_of", "order_chart", "paper_and_ours", "percent",
-    "phases_of", "points", "rates", "rearings", "regime_chart", "saturation", "save", "shape_scale", "theme",
-    "transfer_chart", "use_renderer",
+    "learning_curves", "left_over_chart", "onset_chart", "onsets_of", "order_chart", "paper_and_ours", "paths_chart",
+    "percent", "phases_of", "plane_chart", "points", "rates", "rearings", "regime_chart", "saturation", "save",
+    "shape_scale", "theme", "transfer_chart", "use_renderer",
 ]

@@ -25,6 +25,11 @@ from facecp_nb.study.shipped import (
     quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
 )
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
+from .digits import LIFTINGS, SHOWN, Life, lesson, rear_lives
+from facecp_nb.study.digit_studies import (
+    DIGIT_STUDIES, answered, compared, digit_rows, digit_strangers, digit_summary, falling, ladder_gaps, plane_harms,
+    ship_digits,
+)
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
@@ -39,4 +44,7 @@ __all__ = [
     "reared_and_tested", "table", "tested", "validated", "quote", "ship", "shipped_contrasts", "shipped_rows",
     "strangers", "study_contrasts", "study_rows",
     "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict",
+    "LIFTINGS", "SHOWN", "Life", "lesson", "rear_lives",
+    "DIGIT_STUDIES", "answered", "compared", "digit_rows", "digit_strangers", "digit_summary", "falling",
+    "ladder_gaps", "plane_harms", "ship_digits",
 ]
