@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from facecp_nb.core import ConfigError, DataError
+from facecp_nb.evaluation import compare_all
 from facecp_nb.study import (
     DIGIT_STUDIES, LIFTINGS, Life, answered, compared, digit_rows, digit_strangers, falling, lesson, rear_lives,
 )
@@ -109,6 +110,15 @@ def test_stored_answers_are_the_stored_accuracy():
     for name in rows.condition.unique()[:3]:
         by_seed = answered(rows, name).groupby("seed").correct.mean()
         assert by_seed.tolist() == pytest.approx(rows[rows.condition == name].sort_values("seed").accuracy.tolist())
+
+
+def test_comparisons_are_those_of_the_evaluation():
+    rows = digit_rows("orders")
+    pairs = {"a": ("c>m>c, one stream", "m>c>c, one stream"), "b": ("c>c>c, two paths", "c>c>c, two paths")}
+    for of in ("accuracy", "right"):
+        one = compare_all({n: (answered(rows, a, of=of), answered(rows, b, of=of)) for n, (a, b) in pairs.items()})
+        for column in ("difference", "low", "high", "p", "p_holm"):
+            assert compared(rows, pairs, of)[column].tolist() == pytest.approx(one[column].tolist(), abs=1e-12)
 
 
 def test_the_period_is_there():

@@ -18,13 +18,22 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from ..core import DataError, atomic, choose, code_digest, digest, shipped
-from ..evaluation import compare_all, interval
+from ..evaluation import crossed_error, holm, interval
 from .digits import LIFTINGS, PICTURES, SHOWN, Life, rear_lives
 
 # %% ../../nbs/library/study/10_digit_studies.ipynb #33458419
+def _right(rows, condition, age, of):
+    "(images, seeds): which digits were named, or one number a seed; and the seeds."
+    own = rows[rows.condition == condition] if len(rows) else rows
+    if len(own): own = own[own.age == (own.age.max() if age is None else age)].sort_values("seed")
+    if not len(own): raise DataError(f"no rows of {condition!r}{f' at age {age}' * (age is not None)}: rear it first.")
+    if of != "accuracy": return own[of].to_numpy(float)[None], own.seed.to_numpy()
+    right = [np.unpackbits(np.frombuffer(c, np.uint8))[:PICTURES["tested"]] for c in own.correct]
+    return np.stack(right, 1).astype(float), own.seed.to_numpy()
+
 def answered(
     rows: pd.DataFrame,        # of `rear_lives`
     condition: str,
@@ -32,14 +41,9 @@ def answered(
     of: str = "accuracy",      # a digit each; or left, right, trained: a number a seed
 ) -> pd.DataFrame:             # seed, person, image, correct
     "The answers of a condition, as `evaluation.interval` and `compare` take them; `DataError` without such rows."
-    own = rows[rows.condition == condition]
-    own = own[own.age == (own.age.max() if age is None else age)]
-    if not len(own): raise DataError(f"no rows of {condition!r}{f' at age {age}' * (age is not None)}: rear it first.")
-    if of == "accuracy": right = np.stack([np.unpackbits(np.frombuffer(c, np.uint8)) for c in own.correct])
-    else: right = own[[of]].to_numpy()
-    right = right[:, :PICTURES["tested"]]
-    seeds, images = np.repeat(own.seed.to_numpy(), right.shape[1]), np.tile(np.arange(right.shape[1]), len(own))
-    return pd.DataFrame(dict(seed=seeds, person="digits", image=images, correct=right.ravel().astype(float)))
+    right, seeds = _right(rows, condition, age, of)
+    image, seed = np.indices(right.shape)
+    return pd.DataFrame(dict(seed=seeds[seed.ravel()], person="digits", image=image.ravel(), correct=right.ravel()))
 
 def digit_summary(
     rows: pd.DataFrame,  # of `rear_lives`
@@ -55,10 +59,18 @@ def compared(
     rows: pd.DataFrame,   # of `rear_lives`
     pairs: Mapping,       # name -> (a, b): each a condition, or (condition, age)
     of: str = "accuracy", # or left, right, trained
-) -> pd.DataFrame:        # comparison, difference (a - b), low, high, p, p_holm, df, method
-    "Paired differences, with intervals that are simultaneous over the pairs."
-    one = lambda x: answered(rows, *((x,) if isinstance(x, str) else x), of=of)
-    return compare_all({name: (one(a), one(b)) for name, (a, b) in pairs.items()})
+    level: float = .95,   # of all intervals together
+) -> pd.DataFrame:        # comparison, difference (a - b), low, high, p, p_holm, df
+    "Paired differences with simultaneous (Bonferroni) intervals: `evaluation.compare_all`, for all pairs at once."
+    def one(place):
+        condition, age = (place, None) if isinstance(place, str) else place
+        return _right(rows, condition, age, of)[0]
+    gaps = np.stack([one(a) - one(b) for a, b in pairs.values()])
+    error, df = crossed_error(gaps, np.ones(gaps.shape[1]))
+    mean, reach = gaps.mean((1, 2)), stdtrit(df, 1 - (1 - level) / len(pairs) / 2) * error
+    t = np.divide(np.abs(mean), error, out=np.where(mean == 0, 0, np.inf), where=error > 0)
+    low, high, p = np.maximum(mean - reach, -1), np.minimum(mean + reach, 1), 2 * stdtr(df, -t)
+    return pd.DataFrame(dict(comparison=list(pairs), difference=mean, low=low, high=high, p=p, p_holm=holm(p), df=df))
 
 # %% ../../nbs/library/study/10_digit_studies.ipynb #abfd107c
 STREAMS = {2: "two paths", 1: "one stream"}

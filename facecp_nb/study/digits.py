@@ -127,7 +127,8 @@ class Life:
         checks.flag("restart", self.restart), choose(self.units, BENDS, "units")
         for age in self.tested: checks.whole("tested", age, 1, self.epochs)
         for view in self.phases.views: choose(view, SHOWN, f"a view of rearing {self.rearing!r}")
-        if choose(self.lifting, LIFTINGS, "lifting") != "nothing" and not self.onsets:
+        onsets = self.onsets  # refused here if a phase would begin past the end
+        if choose(self.lifting, LIFTINGS, "lifting") != "nothing" and not onsets:
             raise ConfigError(f"lifting {self.lifting!r} needs a past: a rearing such as 'left:60 > full'.")
 
     @property
