@@ -14,15 +14,15 @@ PACKAGES = {
     "data": ("images", "records", "faceset", "align", "detection", "sources", "pairs"),
     "people": ("person", "head", "wear", "paint", "light", "draw", "sets"),
     "foveation": ("pyramid", "view", "fidelity"),
-    "models": ("backbones", "taps", "recogniser", "linear", "iresnet", "heads"),
+    "models": ("backbones", "taps", "recogniser", "linear", "pathways", "iresnet", "heads"),
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
     "recovery": ("distill", "plasticity"),
     "evaluation": ("intervals", "regions", "units", "verification", "openset"),
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
-        "verifier",
+        "digits", "digit_studies", "verifier",
     ),
-    "plots": ("theme", "charts", "period", "neighbours"),
+    "plots": ("theme", "charts", "period", "plane", "neighbours"),
     "widgets": (),
     "cli": (),
 }
