@@ -54,19 +54,20 @@ def paths_chart(
 HARM_COLOURS = ("#5E3C99", "#F7F7F7", "#E66101")  # gain, nothing, harm: told apart in every kind of colour vision
 CONTRAST_WORDS = {"past": "no past − past", "deprivation": "full past − deprived past"}
 
-def _panel(table, top, words, labels):
-    "One heat map; row labels only in the first of a row."
-    y_axis = alt.Axis(title="rate after" if labels else None, labels=labels, ticks=labels, domain=labels)
+def _panel(table, top, row, first, last):
+    "One heat map; its row is named in the first, the lengths in the last row."
+    y_axis = alt.Axis(title=[row, "rate after"] if first else None, labels=first, ticks=first, domain=first)
+    x_axis = alt.Axis(title="epochs of the past" if last else None, labels=last, ticks=last, labelAngle=0)
     base = alt.Chart(table).encode(
-        x=alt.X("length:O", title="epochs of the past", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("factor:N", sort=list(dict.fromkeys(table.factor)), axis=y_axis),
+        x=alt.X("length:O", axis=x_axis), y=alt.Y("factor:N", sort=list(dict.fromkeys(table.factor)), axis=y_axis),
         tooltip=["network", "past", "length", "factor", "clean", "harm"])
     scale = alt.Scale(domain=[-top, 0, top], range=list(HARM_COLOURS), clamp=True)
     shade = base.mark_rect().encode(color=alt.Color("points:Q", scale=scale, legend=None))
     frame = base.transform_filter("datum.clear").mark_rect(fill=None, stroke=INK, strokeWidth=1.6)
     ink = alt.condition(f"abs(datum.points) > {.65 * top}", alt.value("white"), alt.value(INK))
-    return alt.layer(shade, frame, base.mark_text(fontSize=11).encode(text="word:N", color=ink)).properties(
-        width=5 * 30, height=3 * 22, title=panel_title(words))
+    words = base.mark_text(fontSize=11).encode(text="word:N", color=ink)
+    title = panel_title(f"{table.clean.iloc[0]} clean epochs")
+    return alt.layer(shade, frame, words).properties(width=5 * 33, height=3 * 27, title=title)
 
 def plane_chart(
     rows: pd.DataFrame,        # stream, contrast, past, length, rate, clean, difference, low, high
@@ -82,14 +83,15 @@ def plane_chart(
     table = table[table.contrast == contrast].rename(columns={"stream": "network"})
     hundred = (100 * table.difference).round(1)
     table = table.assign(
-        points=hundred, clear=(table.low > 0) | (table.high < 0), word=[points(d).split()[0] for d in table.difference],
+        points=hundred, clear=(table.low > 0) | (table.high < 0),
+        word=[points(d).split()[0].replace("+0", "0") for d in table.difference],
         factor=["× 1" if r == 1 else f"× 1/{1 / r:.0f}" for r in table.rate],
         harm=[points(r.difference, r.low, r.high, 1) for r in table.itertuples()])
-    lines = []
-    for (network, past), part in table.groupby(["network", "past"], sort=False):
-        maps = [_panel(some, 100 * top, f"{network}, {past}: {clean} clean epochs", not i)
-                for i, (clean, some) in enumerate(part.groupby("clean"))]
-        lines.append(alt.hconcat(*maps, spacing=14))
+    rows_of_maps = list(table.groupby(["network", "past"], sort=False))
+    lines = [
+        alt.hconcat(*(_panel(some, 100 * top, f"{network}, {past}", not i, part is rows_of_maps[-1][1])
+                      for i, (_, some) in enumerate(part.groupby("clean"))), spacing=10)
+        for (network, past), part in rows_of_maps]
     long = table[(table.clean == table.clean.max()) & (table.rate == 1)]
     worst = long.loc[long.groupby("network", sort=False).difference.idxmax()]
     answer = "; ".join(f"{r.network} {points(r.difference, digits=1)} ({r.past}:{r.length})"
@@ -97,7 +99,7 @@ def plane_chart(
     said = "; ".join(
         f"{network}, {past}: {int(some.clear.sum())} of {len(some)} intervals exclude zero, differences from "
         f"{points(some.difference.min())} to {points(some.difference.max())}"
-        for (network, past), some in table.groupby(["network", "past"], sort=False))
-    return finish(alt.vconcat(*lines, spacing=12),
+        for (network, past), some in rows_of_maps)
+    return finish(alt.vconcat(*lines, spacing=8),
                   title or f"Most harm after {table.clean.max()} clean epochs at the full rate: {answer}",
-                  f"Heat maps of {CONTRAST_WORDS[contrast]}, in points. {said}.", wrap=76)
+                  f"Heat maps of {CONTRAST_WORDS[contrast]}, in points; framed: the interval excludes zero. {said}.")
