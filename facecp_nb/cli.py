@@ -427,6 +427,7 @@ def verify_pairs(
     from facecp_nb import plots, study
     if draws: choose(draws >= 20, (True,), f"draws={draws}: whether it is 0, or 20 or more,")
     if metric: choose(metric, ("cosine", "distance"), "metric")
+    if figure: choose(figure.suffix, plots.FIGURE_FORMATS, "the ending of the figure's file name")
     listed = sources.read_pairs(pairs, format or None)
     align = align or ("whole" if listed.images is not None else "auto")
     embedder = study.run_embedder(run, align, flip) if run else study.recogniser_embedder(recogniser, align, flip)
