@@ -85,6 +85,7 @@ def test_a_threshold_on_the_same_pairs_flatters(pairs, published):
     assert np.mean(gain) == pytest.approx(published, abs=max(4 * np.std(gain) / 150 ** .5, .12))
 
 
+@pytest.mark.slow
 def test_the_bootstrap_over_people_holds_the_truth():
     "People differ: intervals over people cover the true AUC in about 95 of 100 studies, intervals over pairs do not."
     def study(rng, people=40, each=12):
