@@ -403,8 +403,8 @@ def _scored_as_text(table) -> str:
         if low is not None: values = [f"{v} [{a:.1%}, {b:.1%}]" for v, a, b in zip(values, low, high)]
         shown[name] = values
     how = table.iloc[0]
-    return (f"{shown.to_string(index=False)}\n\nscore: {how.metric}; mirrored pictures: {how.flip}; "
-            f"alignment: {how.align}; {how.folds} folds {how.fold_source}; interval: {how.interval}")
+    return (f"{shown.to_string(index=False)}\n\nscore: {how['metric']}; mirrored pictures: {how['flip']}; "
+            f"alignment: {how['align']}; {how['folds']} folds {how['fold_source']}; interval: {how['interval']}")
 
 @app.command("verify")
 def verify_pairs(

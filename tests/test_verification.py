@@ -320,7 +320,7 @@ def test_a_list_is_scored_with_a_run(facecp, store, album):
     assert Path(found["figure"]).is_file() and 0 <= found["rows"][0]["auc_low"] <= found["rows"][0]["auc"]
     code, out, err = facecp("verify", "--pairs", album / "set.bin", "--run", "0123", "--draws", 0,
                             "--figure", album / "det.svg")
-    assert code == 0 and "whole" in out and (album / "det.svg").is_file(), err
+    assert code == 0 and "alignment: whole; " in out and (album / "det.svg").is_file(), err
 
 
 @pytest.mark.parametrize("words, says", [
