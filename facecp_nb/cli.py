@@ -458,8 +458,8 @@ def _scored_as_text(table) -> str:
         if low is not None: values = [f"{v} [{a:.1%}, {b:.1%}]" for v, a, b in zip(values, low, high)]
         shown[name] = values
     how = table.iloc[0]
-    return (f"{shown.to_string(index=False)}\n\nscore: {how.metric}; mirrored pictures: {how.flip}; alignment: {how.align}; "
-            f"{how.folds} folds {how.fold_source}; interval: {how.interval}")
+    return (f"{shown.to_string(index=False)}\n\nscore: {how['metric']}; mirrored pictures: {how['flip']}; "
+            f"alignment: {how['align']}; {how['folds']} folds {how['fold_source']}; interval: {how['interval']}")
 
 @app.command("verify")
 def verify_pairs(
@@ -470,7 +470,7 @@ def verify_pairs(
     align: Annotated[str, typer.Option(help="auto, detect or whole; whole for a .bin by default")] = "",
     flip: Annotated[bool, typer.Option("--flip", help="add the embedding of the mirrored picture")] = False,
     metric: Annotated[str, typer.Option(help="cosine or distance; the network's own by default")] = "",
-    format: Annotated[str, typer.Option(help="of the list: lfw, named, labelled, table, ...; found out by default")] = "",
+    format: Annotated[str, typer.Option(help="of the list: lfw, named, labelled, table, ...; or found out")] = "",
     draws: Annotated[int, typer.Option(help="of the bootstrap over people; 0 for no intervals")] = 1000,
     figure: Annotated[Path | None, typer.Option(help="file for the figure: .html, .png, .svg or .json")] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
@@ -482,6 +482,7 @@ def verify_pairs(
     from facecp_nb import plots, study
     if draws: choose(draws >= 20, (True,), f"draws={draws}: whether it is 0, or 20 or more,")
     if metric: choose(metric, ("cosine", "distance"), "metric")
+    if figure: choose(figure.suffix, plots.FIGURE_FORMATS, "the ending of the figure's file name")
     listed = sources.read_pairs(pairs, format or None)
     align = align or ("whole" if listed.images is not None else "auto")
     embedder = study.run_embedder(run, align, flip) if run else study.recogniser_embedder(recogniser, align, flip)

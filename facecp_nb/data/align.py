@@ -28,11 +28,12 @@ def similarity(
     if lost.any():
         raise DataError(f"Face {int(lost.nonzero()[0])} lacks an eye, a mouth corner or another point that is needed. "
                         "Leave it out or detect it again.")
-    z, w = (torch.view_as_complex(p.float().contiguous()) for p in (z, w))
+    # in double precision, so that a face alone and in a batch comes out the same
+    z, w = (torch.view_as_complex(p.double().contiguous()) for p in (z, w))
     z_mean, w_mean = z.mean(1), w.mean(1)
     spread = (z - z_mean[:, None]).abs().square().sum(1).clamp(min=1e-12)
     a = ((z - z_mean[:, None]).conj() * (w - w_mean[:, None])).sum(1) / spread
-    return a, w_mean - a * z_mean
+    return a.to(torch.complex64), (w_mean - a * z_mean).to(torch.complex64)
 
 def moved(
     points: Tensor,  # (B,K,2)

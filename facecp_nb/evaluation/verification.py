@@ -261,6 +261,8 @@ def _content(source):
     except DataError as e: return None, f"the picture {e}"
     return hashlib.sha256(raw).hexdigest(), raw
 
+_SAVED = 2048  # embeddings that a killed process may lose
+
 class _Kept:
     "The embeddings that are kept for one embedder: key -> (embedding, status)."
     def __init__(self, name):
@@ -276,15 +278,17 @@ class _Kept:
         return dict(zip(keys, zip(held["vectors"], held["status"].tolist())))
 
     def write(self, new):
-        "Add `new` to what is kept, also to what another process has added meanwhile."
-        if not new: return
+        "Add `new` to what is kept, also to what another process has added meanwhile; what is left to write: nothing."
+        if not new: return {}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
             self.values = self._read() | new
             keys = np.array([list(bytes.fromhex(k)) for k in self.values], np.uint8)
             vectors = torch.stack([v for v, _ in self.values.values()])
             status = torch.tensor([s for _, s in self.values.values()], dtype=torch.uint8)
-            with atomic(self.path) as t: save_file(dict(keys=torch.from_numpy(keys), vectors=vectors, status=status), t)
+            held = dict(keys=torch.from_numpy(keys), vectors=vectors, status=status)
+            with atomic(self.path) as t: save_file(held, t)
+        return {}
 
 def embed_all(
     sources: Sequence,    # paths or bytes of picture files
@@ -308,8 +312,8 @@ def embed_all(
                 known |= answers
                 new |= answers
                 waiting = {}
+            if keep and len(new) >= _SAVED or at == len(sources) - 1: new = kept.write(new) if keep else {}
             step(1)
-    if keep: kept.write(new)
     return _laid_out(keys, known, reasons)
 
 def _embedded(waiting, embedder, reasons):
@@ -348,7 +352,7 @@ def pair_scores(
     choose(metric, METRICS_OF_PAIRS, "metric")
     vectors = checks.tensor("vectors", vectors, "N D", dtype="float")
     if metric == "cosine": vectors = torch.nn.functional.normalize(vectors)
-    a, b = (torch.as_tensor(np.asarray(x), dtype=torch.long, device=vectors.device) for x in (a, b))
+    a, b = (torch.tensor(np.array(x, np.int64), device=vectors.device) for x in (a, b))
     checks.same_length(first=a, second=b)
     compare = (lambda x, y: (x * y).sum(1)) if metric == "cosine" else (lambda x, y: -(x - y).norm(dim=1))
     parts = [compare(vectors[i], vectors[j]) for i, j in zip(a.split(chunk), b.split(chunk))]

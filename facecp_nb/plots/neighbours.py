@@ -122,7 +122,8 @@ def roc_chart(
     answer = f"Of the owners {percent(at[best])} are recognised where 1 % of strangers pass"
     return finish(line.properties(width=min(room(axis=70), 420), height=height),
                   title or (answer if len(at) == 1 else f"{best}: {answer[0].lower()}{answer[1:]}"),
-                  f"Owners recognised against strangers let through, {len(curves)} curve(s). At 1 % of strangers: {said}.")
+                  f"Owners recognised against strangers let through, {len(curves)} curve(s). "
+                  f"At 1 % of strangers: {said}.")
 
 # %% ../../nbs/library/plots/04_neighbours.ipynb #6c2d234a
 def open_set_chart(

@@ -132,11 +132,13 @@ def run_network(
         raise StoreError(f"Run {where.name} is not finished. Rear it to the end first, with the same settings.")
     try:
         state = load_file(where / "weights.safetensors")
-        classes = len(state[[k for k in state if k.endswith(".bias")][-1]])
-        model = create(config["arch"], classes, config["size"], inputs=config["inputs"])
+        make = partial(create, config["arch"], size=config["size"], inputs=config["inputs"])
+        with torch.device("meta"): last = [n for n, m in make(2).named_modules() if isinstance(m, nn.Linear)][-1]
+        model = make(len(state[f"{last}.weight"]))
         model.load_state_dict(state)
     except (OSError, KeyError, IndexError, RuntimeError, ValueError) as e:
-        raise StoreError(f"The network of run {where.name} cannot be read ({type(e).__name__}: {str(e)[:120]}). "
+        said = " ".join(f"{type(e).__name__}: {e}".split())[:150]
+        raise StoreError(f"The network of run {where.name} cannot be read ({said}). "
                          "Delete that folder and rear it again.") from None
     return model.to(device()).eval(), config | dict(key=where.name)
 
