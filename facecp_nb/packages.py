@@ -17,9 +17,9 @@ PACKAGES = {
     "models": ("backbones", "taps", "recogniser", "linear"),
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
     "recovery": ("distill",),
-    "evaluation": ("intervals", "regions", "units"),
+    "evaluation": ("intervals", "regions", "units", "similarity", "brains"),
     "study": ("config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts"),
-    "plots": ("theme", "charts", "period"),
+    "plots": ("theme", "charts", "period", "brain"),
     "widgets": (),
     "cli": (),
 }
