@@ -12,8 +12,8 @@ from .regions import region_masks, region_metrics
 from .units import identity_selective, permutation_null
 from .similarity import (
     AGREEMENTS, RDM_METHODS, agreement, compare_rdms, crossnobis, hmax_features, layer_features,
-    noise_ceiling, partial_agreement, pictures_in, pixel_features, power_curve, random_features, rdm, simulate_brain,
-    split_reliability, variance_explained)
+    noise_ceiling, partial_agreement, pictures_in, pixel_features, power_curve, random_features, rdm,
+    simulate_brain, split_reliability, variance_explained)
 from .brains import (
     IMAGE_ENDINGS, MOST_BYTES, Brain, load_brain, load_responses, load_stimuli, open_brain, resized)
 
@@ -22,8 +22,8 @@ __all__ = ["accuracy", "compare", "compare_all", "crossed_error", "holm", "inter
            "smallest_effect", "region_masks", "region_metrics", "identity_selective", "permutation_null",
     # similarity
     "AGREEMENTS", "RDM_METHODS", "agreement", "compare_rdms", "crossnobis", "hmax_features", "layer_features",
-    "noise_ceiling", "partial_agreement", "pictures_in", "pixel_features", "power_curve", "random_features", "rdm", "simulate_brain",
-    "split_reliability", "variance_explained",
+    "noise_ceiling", "partial_agreement", "pictures_in", "pixel_features", "power_curve", "random_features", "rdm",
+    "simulate_brain", "split_reliability", "variance_explained",
     # brains
     "IMAGE_ENDINGS", "MOST_BYTES", "Brain", "load_brain", "load_responses", "load_stimuli", "open_brain", "resized",
 ]

@@ -185,8 +185,8 @@ def agreement(
     models, brains = _rows(models, "the models' RDMs"), _rows(brains, "the brains' RDMs")
     choose(method, AGREEMENTS, "method")
     if models.shape[1] != brains.shape[1]:
-        raise DataError(f"The models saw {pictures_in(models.shape[1])} pictures and the brains {pictures_in(brains.shape[1])}: "
-                        "give both the same, in the same order.")
+        n = [pictures_in(r.shape[1]) for r in (models, brains)]
+        raise DataError(f"The models saw {n[0]} pictures and the brains {n[1]}: give both the same, in one order.")
     return _agree(models, brains, method)
 
 def partial_agreement(

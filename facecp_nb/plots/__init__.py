@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/library/plots/00_plots.ipynb #5a87d497
+from .brain import agreement_chart, layer_chart, power_chart, rdm_explorer
 from facecp_nb.plots.charts import (
     METRICS, by_condition, confusion_of_views, distance_histograms, epoch_axis, faces, fovea, learning_curves,
     left_over_chart, onsets_of, paper_and_ours, saturation, transfer_chart,
@@ -26,4 +27,6 @@ __all__ = [
     "learning_curves", "left_over_chart", "onset_chart", "onsets_of", "order_chart", "paper_and_ours", "percent",
     "phases_of", "points", "rates", "rearings", "regime_chart", "saturation", "save", "shape_scale", "theme",
     "transfer_chart", "use_renderer",
+    # brain
+    "agreement_chart", "layer_chart", "power_chart", "rdm_explorer",
 ]
