@@ -26,7 +26,8 @@ def agreement_chart(
     x_title: str = "rank correlation with the subjects (95 % interval)",
 ) -> Bare:
     "Dots with intervals, seeds behind them, the band of the noise ceiling."
-    table = needed(rows, ("what", "agreement", "low", "high"), "agreement_chart").sort_values("agreement")[::-1]
+    columns = ["what", "agreement", "low", "high"]
+    table = needed(rows, columns, "agreement_chart")[columns].sort_values("agreement")[::-1]
     order, layers = table["what"].tolist(), []
     x = lambda column: alt.X(f"{column}:Q", title=x_title)
     base = alt.Chart(table).encode(y=alt.Y("what:N", sort=order, title=None),
@@ -42,7 +43,7 @@ def agreement_chart(
             x=x("agreement"), y=alt.Y("what:N", sort=order)))
     shape = alt.Shape("what:N", scale=shape_scale(order), legend=None)
     layers.append(base.mark_point(size=90, opacity=1).encode(
-        x=x("agreement"), shape=shape, tooltip=tips(table, ("what", "agreement", "low", "high"))))
+        x=x("agreement"), shape=shape, tooltip=tips(table, columns)))
     said = "; ".join(f"{r.what} {r.agreement:.2f} ({r.low:.2f} to {r.high:.2f})" for r in table.itertuples())
     note = ""
     if ceiling is not None and np.isfinite(ceiling).all():
@@ -61,7 +62,7 @@ def layer_chart(
 ) -> Bare:
     "A line a network over the layers, with a dot a seed."
     columns = ("network", "seed", "layer", value, *((panel,) if panel else ()))
-    table = needed(rows, columns, "layer_chart")
+    table = needed(rows, columns, "layer_chart")[list(columns)]
     order, layers = in_order(table["network"]), list(dict.fromkeys(table["layer"]))
     panels = list(dict.fromkeys(table[panel])) if panel else [None]
     mean = table.groupby([*([panel] if panel else []), "network", "layer"], sort=False)[value].mean().reset_index()
