@@ -8,7 +8,7 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
-EXTRAS := render,cluster,dev
+EXTRAS := render,cluster,brain,dev
 WORKERS ?= 2
 ARGS ?=
 

@@ -17,12 +17,14 @@ PACKAGES = {
     "models": ("backbones", "taps", "recogniser", "linear", "pathways", "iresnet", "heads"),
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
     "recovery": ("distill", "plasticity"),
-    "evaluation": ("intervals", "regions", "units", "verification", "openset"),
+    "evaluation": (
+        "intervals", "regions", "units", "similarity", "brains", "verification", "openset",
+    ),
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
         "digits", "digit_studies", "verifier",
     ),
-    "plots": ("theme", "charts", "period", "plane", "neighbours"),
+    "plots": ("theme", "charts", "period", "brain", "plane", "neighbours"),
     "widgets": (),
     "cli": (),
 }

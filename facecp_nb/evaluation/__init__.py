@@ -6,20 +6,38 @@
 __all__ = []
 
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #15a54a16
-from .intervals import (
-    accuracy, compare, compare_all, crossed_error, holm, interval, judge, power_note, smallest_effect)
+from facecp_nb.evaluation.intervals import (
+    accuracy, compare, compare_all, crossed_error, holm, interval, judge, power_note, smallest_effect,
+)
 from .regions import region_masks, region_metrics
 from .units import identity_selective, permutation_null
-from .openset import (
-    ENROL, Gallery, best_matches, dir_at, enrol, identify, open_set_curve)
-from .verification import (
-    DRAWS, FMR_LIMITS, METRICS_OF_PAIRS, STATUS, Embedder, accuracy_on_itself, bootstrap_by_identity, embed_all,
-    error_curve, fisher_ratio, fnmr_at, folds_for, kfold_accuracy, measures, pair_scores, verification_row)
+from facecp_nb.evaluation.openset import (
+    ENROL, Gallery, best_matches, dir_at, enrol, identify, open_set_curve,
+)
+from facecp_nb.evaluation.verification import (
+    DRAWS, FMR_LIMITS, METRICS_OF_PAIRS, STATUS, Embedder, accuracy_on_itself, bootstrap_by_identity,
+    embed_all, error_curve, fisher_ratio, fnmr_at, folds_for, kfold_accuracy, measures, pair_scores,
+    verification_row,
+)
+from facecp_nb.evaluation.similarity import (
+    AGREEMENTS, RDM_METHODS, agreement, compare_rdms, crossnobis, hmax_features, layer_features,
+    noise_ceiling, partial_agreement, pictures_in, pixel_features, power_curve, random_features, rdm,
+    simulate_brain, split_reliability, variance_explained,
+)
+from facecp_nb.evaluation.brains import (
+    IMAGE_ENDINGS, MOST_BYTES, Brain, load_brain, load_responses, load_stimuli, open_brain, resized,
+)
 
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #e7ac0046
-__all__ = ["accuracy", "compare", "compare_all", "crossed_error", "holm", "interval", "judge", "power_note",
-           "smallest_effect", "region_masks", "region_metrics", "identity_selective", "permutation_null",
-           "ENROL", "Gallery", "best_matches", "dir_at", "enrol", "identify", "open_set_curve",
-           "DRAWS", "FMR_LIMITS", "METRICS_OF_PAIRS", "STATUS", "Embedder", "accuracy_on_itself",
-           "bootstrap_by_identity", "embed_all", "error_curve", "fisher_ratio", "fnmr_at", "folds_for",
-           "kfold_accuracy", "measures", "pair_scores", "verification_row"]
+__all__ = [
+    "accuracy", "compare", "compare_all", "crossed_error", "holm", "interval", "judge", "power_note",
+    "smallest_effect", "region_masks", "region_metrics", "identity_selective", "permutation_null",
+    "ENROL", "Gallery", "best_matches", "dir_at", "enrol", "identify", "open_set_curve", "DRAWS",
+    "FMR_LIMITS", "METRICS_OF_PAIRS", "STATUS", "Embedder", "accuracy_on_itself",
+    "bootstrap_by_identity", "embed_all", "error_curve", "fisher_ratio", "fnmr_at", "folds_for",
+    "kfold_accuracy", "measures", "pair_scores", "verification_row", "AGREEMENTS", "RDM_METHODS",
+    "agreement", "compare_rdms", "crossnobis", "hmax_features", "layer_features", "noise_ceiling",
+    "partial_agreement", "pictures_in", "pixel_features", "power_curve", "random_features", "rdm",
+    "simulate_brain", "split_reliability", "variance_explained", "IMAGE_ENDINGS", "MOST_BYTES", "Brain",
+    "load_brain", "load_responses", "load_stimuli", "open_brain", "resized",
+]
