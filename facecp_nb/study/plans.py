@@ -276,12 +276,14 @@ def resets(profile: str = "quick", seed: int = 0, data: str = "rendered", view: 
     runs["twin"] = _after(profile, "full", LATE, HALF, data, **changes)
     return plan(runs, seeds(profile, seed, most=3))
 
-def lasting(profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth", **changes) -> pd.DataFrame:
-    """The late network with equal clean epochs and its twin, at the budget of chapter 00 and at twice as much.
+def lasting(
+    profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth", budgets=(.9,), **changes,
+) -> pd.DataFrame:
+    """The late network with equal clean epochs and its twin, at the budget of chapter 00 (`budgets` are shares of a life).
 
     Eight seeds that no other study has looked at, so that a loss suspected there is tested, and not selected."""
     fresh, runs = range(seed + 5, seed + (13 if resolve_profile(profile) != "smoke" else 7)), {}
-    for share in (.9, 1.8):
+    for share in budgets:
         for name, past in (("twin", "full"), ("late", view)):
             runs[f"{name} {percent_of(share)}"] = _after(profile, past, LATE, share, data, **changes)
     return plan(runs, fresh)
@@ -378,7 +380,6 @@ _ASKED = {
     "placebos": dict(harm=[("none", p) for p in PLACEBOS[1:]], deprivation=[("full", p) for p in PLACEBOS[2:]]),
     "resets": dict(left=[("twin", c) for c in [*INTERVENTIONS, "sharp part dropped"]],
                    gained=[(c, "plain") for c in [*INTERVENTIONS, "sharp part dropped"] if c != "plain"]),
-    "lasting": dict(deprivation=[(f"twin {share}", f"late {share}") for share in ("90%", "180%")]),
     "taught-halves": dict(gained=[(c, "plain") for c in ("kd", "kd+at", "shrink and perturb", "new head",
                                                          "lower half dropped", "c>c")]),
     "teachers": dict(gained=[(c, "plain") for c in TEACHERS if c != "plain"],
@@ -398,6 +399,7 @@ def contrasts(
     conditions = plan.condition.unique().tolist()
     if name in _ASKED: return _ASKED[name]
     if name == "plane": return _plane_contrasts(plan)
+    if name == "lasting": return dict(deprivation=[(c, c.replace("twin", "late")) for c in conditions if "twin" in c])
     if name.startswith("whole-story"): return _story_contrasts(conditions)
     if name == "onset-curve": return _curve_contrasts(plan)
     if name == "reared-views": return dict(deficit=[("full", v) for v in conditions if v != "full"])
