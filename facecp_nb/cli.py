@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'runs_app', 'repository', 'find_chapter', 'parameters_of', 'read_value', 'kernel_manager', 'execute',
            'run_chapter', 'rear_one', 'fill_study', 'own_device', 'ls', 'show_run', 'gc', 'write_faces', 'site',
-           'check_machine', 'main']
+           'check_machine', 'main', 'verify_pairs']
 
 # %% ../nbs/library/17_cli.ipynb #22d05933
 import ast
@@ -263,22 +263,29 @@ def fill_study(
     """Fill the store with the runs of a study and print its table.
 
     Exit code 3 if the budget ended first: what is done is printed, and the same command goes on from there."""
+    if ship and seeds: raise ConfigError("--ship takes a study with the seeds that it plans: leave out --seeds.")
+    with _told(): left = _fill(name, (profile, seed, data), seeds, workers, scheduler, _seconds(budget), ship)
+    if left:
+        _say(f"facecp: the budget of {budget} is spent and {left} networks are still to be trained; "
+             "the same command goes on from here.")
+        raise typer.Exit(3)
+
+def _fill(name, arguments, seeds, workers, scheduler, budget, ship):
+    "Fill the store and print each study's table; returns how many networks the budget has left."
     from facecp_nb import study
+    profile, seed, _ = arguments
     names = list(study.STUDIES) if name == "all" else [choose(name, [*study.STUDIES, "all"], "study")]
-    end, left = time.monotonic() + _seconds(budget), 0
-    with _told(), _cluster(workers, scheduler) as client:
+    end, left = time.monotonic() + budget, 0
+    with _cluster(workers, scheduler) as client:
         for n in names:
-            plan = study.STUDIES[n](profile, seed, data)
+            plan = study.STUDIES[n](*arguments)
             if seeds: plan = study.with_seeds(plan, range(seed, seed + seeds))
             left += study.fill(plan, client=client, budget=end - time.monotonic())
             done = study.filled(plan)
             if ship and len(done) == len(plan):
                 study.ship(n, profile, plan, repository() / "data", workers or os.cpu_count())
-            print(f"{n}\n{_as_text(study.table(done)) if len(done) else 'no network is done yet'}\n")
-    if left:
-        _say(f"facecp: the budget of {budget} is spent and {left} networks are still to be trained; "
-             "the same command goes on from here.")
-        raise typer.Exit(3)
+            print(f"{n}\n{_as_text(study.table(done)) if len(done) else 'no network is done yet'}\n", flush=True)
+    return left
 
 def _seconds(
     text: str,
@@ -311,12 +318,14 @@ def _cluster(workers: int, scheduler: str = "") -> Iterator:
     if scheduler:
         with _joined(scheduler) as client: yield client
         return
+    import logging
     from functools import partial
     try:
         from distributed import Client, LocalCluster
         cluster = LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, security=True,
             host="127.0.0.1", dashboard_address=None,
+            silence_logs=logging.CRITICAL,  # on Ctrl-C the workers hear it too, and have nothing to add
         )
     except ImportError as e:
         raise ConfigError(_NO_DASK.format(e)) from None
@@ -327,13 +336,20 @@ def _cluster(workers: int, scheduler: str = "") -> Iterator:
 _NO_DASK = "A cluster needs Dask and cryptography ({}). Install them with: pip install 'facecp_nb[cluster]'."
 
 def _joined(scheduler: str):
-    "A client of a scheduler that runs elsewhere; `ConfigError` if nobody answers."
+    "A client of a scheduler that runs elsewhere; `ConfigError` if nobody answers, or with another version of us."
+    from facecp_nb.core import code_of
     try: from distributed import Client
     except ImportError as e: raise ConfigError(_NO_DASK.format(e)) from None
-    try: return Client(scheduler, timeout="10s")
+    try: client = Client(scheduler, timeout="10s")
     except (OSError, ValueError) as e:
         raise ConfigError(f"No Dask scheduler answers at {scheduler!r} ({type(e).__name__}: {e}). "
                           "Start one with `dask scheduler`, and workers that see the same store.") from None
+    trainer = "facecp_nb.study.trainer"
+    others = [worker for worker, code in client.run(code_of, trainer).items() if code != code_of(trainer)]
+    if not others: return client
+    client.close()
+    raise ConfigError(f"{len(others)} workers of {scheduler} ({others[0]}, ...) have another version of facecp_nb: "
+                      "install the same one on all.")
 
 def _devices() -> list[str]:
     "The GPUs of this machine, by the names that CUDA_VISIBLE_DEVICES knows."
@@ -429,3 +445,53 @@ def main():
     except FaceCPError as e:
         _say(f"facecp: {e}")
         raise SystemExit(2) from None
+
+# %% ../nbs/library/17_cli.ipynb #a28fce55
+_SHOWN = ("group", "pairs", "people", "accuracy", "eer", "auc", "fmr100", "fmr1000", "on_itself")
+
+def _scored_as_text(table) -> str:
+    "The table of a scored list for a terminal: percentages, with their interval where there is one."
+    shown = table[[c for c in _SHOWN if c in table]].copy()
+    for name in shown.columns.difference(["group", "pairs", "people"]):
+        low, high = table.get(f"{name}_low"), table.get(f"{name}_high")
+        values = [f"{v:.1%}" for v in shown[name]]
+        if low is not None: values = [f"{v} [{a:.1%}, {b:.1%}]" for v, a, b in zip(values, low, high)]
+        shown[name] = values
+    how = table.iloc[0]
+    return (f"{shown.to_string(index=False)}\n\nscore: {how.metric}; mirrored pictures: {how.flip}; alignment: {how.align}; "
+            f"{how.folds} folds {how.fold_source}; interval: {how.interval}")
+
+@app.command("verify")
+def verify_pairs(
+    pairs: Annotated[Path, typer.Option(help="a list of pairs: LFW, MFR2, AgeDB, FG-NET, LAG, CSV, .bin, ...")],
+    data: Annotated[Path | None, typer.Option(help="the folder of the pictures; not needed for a .bin")] = None,
+    run: Annotated[str, typer.Option(help="key of a run in the store, or its first characters")] = "",
+    recogniser: Annotated[Path | None, typer.Option(help="folder of the trained recogniser's two files")] = None,
+    align: Annotated[str, typer.Option(help="auto, detect or whole; whole for a .bin by default")] = "",
+    flip: Annotated[bool, typer.Option("--flip", help="add the embedding of the mirrored picture")] = False,
+    metric: Annotated[str, typer.Option(help="cosine or distance; the network's own by default")] = "",
+    format: Annotated[str, typer.Option(help="of the list: lfw, named, labelled, table, ...; found out by default")] = "",
+    draws: Annotated[int, typer.Option(help="of the bootstrap over people; 0 for no intervals")] = 1000,
+    figure: Annotated[Path | None, typer.Option(help="file for the figure: .html, .png, .svg or .json")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+):
+    "Score a list of pairs of pictures with a stored run or with the trained recogniser."
+    if bool(run) == (recogniser is not None):
+        raise ConfigError("Say which network scores the pairs: either --run KEY or --recogniser DIR.")
+    from facecp_nb import data as sources
+    from facecp_nb import plots, study
+    if draws: choose(draws >= 20, (True,), f"draws={draws}: whether it is 0, or 20 or more,")
+    if metric: choose(metric, ("cosine", "distance"), "metric")
+    listed = sources.read_pairs(pairs, format or None)
+    align = align or ("whole" if listed.images is not None else "auto")
+    embedder = study.run_embedder(run, align, flip) if run else study.recogniser_embedder(recogniser, align, flip)
+    with _told(): found = study.verify(listed, data, embedder, metric=metric or None, draws=draws)
+    figure = figure or home() / "reports" / f"verify-{pairs.stem}-{run or 'recogniser'}.html"
+    plots.save(plots.det_chart(found.curves), figure)
+    if json_:
+        parts = dict(rows=found.table, unscored=found.unscored)
+        parts = {name: json.loads(part.to_json(orient="records")) for name, part in parts.items()}
+        return print(json.dumps(parts | dict(notes=found.notes, figure=str(figure))))
+    print(_scored_as_text(found.table), end="\n\n")
+    for note in found.notes: print(f"note: {note}")
+    print(f"figure: {figure}")

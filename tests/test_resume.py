@@ -100,10 +100,11 @@ def _repeats(home):
     return out
 
 
-ARMS = [("mouth", {}), ("mouth:50% > full", dict(rates="replayed:mouth", recovery="kd+at", beta=100.))]
+ARMS = [("mouth", {}), ("mouth:50% > full", dict(rates="replayed:mouth", recovery="kd+at", beta=100.)),
+        ("relabelled:50% > full|eyes", dict(rates="restarted", after_rate=.5, reset="shrink", frozen=1, towards_birth=.01))]
 
 
-@pytest.mark.parametrize("rearing,changes", ARMS, ids=["rearing", "distillation"])
+@pytest.mark.parametrize("rearing,changes", ARMS, ids=["rearing", "distillation", "changes at the onset"])
 def test_killed_at_random_moments(tmp_path, processes, rearing, changes):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed): folder.mkdir()
@@ -127,3 +128,8 @@ def test_killed_while_writing_a_checkpoint(tmp_path, processes, save):
     assert _run(processes, tmp_path / "killed", "mouth", {})
     _same(tmp_path / "whole", tmp_path / "killed", "mouth", {})
     assert all(0 < n < STEPS for n in _repeats(tmp_path / "killed"))
+
+
+def test_killed_after_a_reset_while_the_rates_go_on(tmp_path, processes):
+    "Some weights have momentum from the past, the new ones none, the frozen ones never."
+    test_killed_at_random_moments(tmp_path, processes, "relabelled:50% > full", dict(reset="head+group4", frozen=1))

@@ -2,16 +2,21 @@
 import ast
 import os
 import shutil
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from facecp_nb import core, foveation, study
+from facecp_nb import core, foveation, recovery, study
 from facecp_nb.core import ConfigError, StoreError
-from facecp_nb.study import store, tables
+from facecp_nb.study import store, tables, trainer
+from facecp_nb.training import Checkpoint
 from repository import PACKAGE
+from safetensors.torch import load_file
 
 SMALL = dict(people=4, images=14, size=24, epochs=2)
 
@@ -72,7 +77,7 @@ def test_a_literal_elsewhere_leaves_the_names(copy, path):
 
 def test_the_trainer_is_part_of_its_own_name():
     assert {Path("study/trainer.py"), Path("training/rates.py"), Path("recovery/distill.py"),
-            Path("models/backbones.py")} <= set(core.reachable(ENTRIES["run"]))
+            Path("recovery/plasticity.py"), Path("models/backbones.py")} <= set(core.reachable(ENTRIES["run"]))
     assert Path("study/scoring.py") not in core.reachable(ENTRIES["run"])
 
 
@@ -158,6 +163,62 @@ def test_lack_of_disk_is_told_before_training(monkeypatch):
     with pytest.raises(StoreError, match="GB free"): study.run(small())
     assert not list(core.home().glob("*/history.parquet"))
 
+def of(model, part): return [model.get_submodule(name).state_dict() for name in recovery.parts_of(model)[part]]
+
+def equal(a, b): return all(torch.equal(x[k], y[k]) for x, y in zip(a, b, strict=True) for k in x)
+
+def test_a_regrown_state_is_not_reset_a_second_time():
+    config = small(rearing="mouth:1 > full", epochs=4, reset="head")
+    study.run(config, keep=[2, 3])
+    kept = load_file(study.state_at(config, 3))
+    Checkpoint.at(study.folder(config), 3).unlink()
+    grown = load_file(study.state_at(config, 3))
+    assert [k for k in kept if not torch.equal(kept[k], grown[k])] == []
+
+def test_frozen_groups_keep_what_the_base_had():
+    config = small(rearing="mouth:1 > full", frozen=2, average=0.)
+    after = study.load_model(config).cpu()
+    state = Checkpoint.read(study.state_at(config.base(), 1))[1]["model"]
+    before = store._network(config)
+    before.load_state_dict(state)
+    assert [equal(of(after, p), of(before, p)) for p in recovery.parts_of(after)] == [True, True, False, False, False]
+
+def test_a_mixture_trains_on_both_views_and_scores_each():
+    mixed, full = small(rearing="mouth:1 > full|eyes"), small(rearing="mouth:1 > full")
+    assert store.trained_views(mixed) == ["mouth", "full", "eyes"] and study.key(mixed) != study.key(full)
+    assert study.history(mixed).view.tolist() == ["mouth", "full|eyes"]
+    assert set(study.scores(mixed).view) == set(study.scores(full).view)
+
+def test_relabelled_faces_teach_other_names_and_leave_validation_alone():
+    config = small(rearing="relabelled", epochs=1)
+    material = store._material(config)
+    loaders = [trainer._loader(config, material, split) for split in ("train", "validation")]
+    for loader in loaders: loader.set("relabelled", 0)
+    (_, taught), (_, tested) = (loader._shown() for loader in loaders)
+    true = material.labels["train"]
+    assert torch.equal(taught.bincount(), true.bincount()) and (taught != true).float().mean() > .4
+    assert torch.equal(tested, material.labels["validation"])
+    assert torch.equal(taught, trainer.relabel(true, config.seed))
+    assert study.key(config) != study.key(small(epochs=1))
+    assert set(study.scores(config).view) == set(study.SCORED_VIEWS)
+
+def test_momentum_is_dropped_without_restarting_a_schedule_that_follows_results():
+    late = dict(study.PUBLISHED, rearing="mouth:8 > full", epochs=10)  # no patience left: the rate has fallen by then
+    kept, dropped = (study.history(small(**late, reset=reset)) for reset in ("none", "momentum"))
+    assert kept.rate.tolist() == dropped.rate.tolist() and kept.train_loss[8] != dropped.train_loss[8]
+
+def test_a_changed_onset_is_refused_where_there_is_none():
+    past = dict(rearing="mouth:1 > full")
+    wrong = {"no past": [dict(frozen=1), dict(reset="head"), dict(towards_birth=.1),
+                         dict(rearing="none:1 > full", reset="all")],
+             "restart": [dict(after_rate=.5), past | dict(after_rate=.5),
+                         past | dict(reset="momentum", rates="restarted")],
+             "batch norm": [past | dict(reset="statistics", arch="vgg16", size=32)],
+             "4": [past | dict(frozen=5)], "shrink": [past | dict(reset="tail")], "'mouht'": [dict(rearing="full|mouht")]}
+    for said, settings in wrong.items():
+        for changes in settings:
+            with pytest.raises(ConfigError, match=said): small(**changes)
+
 def test_settings_that_make_no_sense():
     with pytest.raises(ConfigError, match="one phase"): small(rates="each-phase")
     with pytest.raises(ConfigError, match="average"): small(average=1.)
@@ -183,6 +244,55 @@ def test_a_dask_cluster_makes_the_runs():
                                   dashboard_address=None, security=True) as cluster, cluster.get_client() as client:
         rows = study.grid(plan_of_two(), client=client)
     assert len(rows) == 4 and rows.accuracy_full.between(0, 1).all()
+
+@pytest.mark.slow
+def test_a_worker_killed_in_the_middle_loses_nothing(monkeypatch, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    asked = study.plan({"full": small(epochs=40)}, [0])
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=True, host="127.0.0.1",
+                                  dashboard_address=None, security=True) as cluster, cluster.get_client() as client:
+        began = study.folder(asked.config[0]) / "last.safetensors"
+        killer = threading.Thread(target=_kill_when, args=(began, cluster))
+        killer.start()
+        rows = study.grid(asked, client=client)
+        killer.join()
+    monkeypatch.setenv("FACECP_HOME", str(tmp_path / "whole"))
+    pd.testing.assert_frame_equal(_without_times(rows), _without_times(study.grid(asked)))
+
+def _kill_when(path, cluster):
+    "Kill the cluster's only worker as soon as a checkpoint lies at `path`; its nanny starts another."
+    while not path.exists(): time.sleep(.01)
+    os.kill(next(iter(cluster.workers.values())).process.pid, signal.SIGKILL)
+
+def _without_times(rows): return rows.drop(columns=[c for c in rows if "seconds" in c])
+
+def test_a_budget_begins_nothing_after_it_and_the_rest_is_counted():
+    assert study.fill(plan_of_two(), budget=0) == 6 and not len(study.filled(plan_of_two()))
+    assert study.fill(plan_of_two()) == 0 and len(study.filled(plan_of_two())) == 4
+
+def test_a_study_takes_other_seeds():
+    asked = study.STUDIES["plane"]("smoke")
+    more = study.with_seeds(asked, [7, 8, 9])
+    assert more.seed.tolist()[:3] == [7, 8, 9] and [c.seed for c in more.config] == more.seed.tolist()
+    assert more.condition.unique().tolist() == asked.condition.unique().tolist() and "length" in more
+
+def test_a_change_at_the_onset_names_a_run_and_the_default_names_none():
+    late = small(rearing="mouth:1 > full")
+    changed = [replace(late, frozen=1), replace(late, reset="head"), replace(late, towards_birth=.1),
+               replace(late, rates="restarted", after_rate=.5)]
+    assert len({study.key(c) for c in [late, *changed]}) == 5
+    assert not {"frozen", "reset", "towards_birth", "after_rate"} & set(late.canonical())
+    assert all(c.base().canonical() == late.base().canonical() for c in changed)
+
+def test_a_run_that_would_not_end_in_time_is_not_begun(monkeypatch):
+    clock = tables._Clock(10)
+    clock.ended(2, time.monotonic() - 8)  # four seconds an epoch
+    assert clock.allows(2) and not clock.allows(3)
+    long, short = small(epochs=3), small(epochs=2)
+    begun = []
+    monkeypatch.setattr(tables, "run", lambda config, **_: begun.append(config))
+    needs_long = small(rearing="full:1 > mouth", epochs=3)
+    assert tables._one_by_one([long, short, needs_long], {}, None, clock) == [long, needs_long] and begun == [short]
 
 def test_what_a_plan_needs_is_trained_once_and_first():
     order, keep = tables.needed_runs(plan_of_two().config)

@@ -8,6 +8,8 @@ __all__ = []
 # %% ../../nbs/library/data/00_data.ipynb #da82f906
 import importlib
 
+from .align import (
+    TEMPLATE, TEMPLATE_SIZE, align, moved, similarity, warp, warp_each)
 from .faceset import FaceSet, positions
 from .images import (
     FORMATS, LONGEST, MAX_BYTES, MAX_PIXELS, by_shape, crop, croppable, decode, open_image, read_bytes)
@@ -17,7 +19,9 @@ from .records import REQUIRED, assign_splits, majority, problems, validate
 _LATER = {  # module: names
     "detection": ("BATCH", "CHUNK", "Detector", "FACE_COLUMNS", "LONGER", "MIN_FACE", "Mtcnn", "PROBABILITY",
                   "SHORTER", "examine", "find_faces", "from_folder", "assess", "list_files", "place", "working_size"),
-    "sources": ("open_faces", "rendered")}
+    "sources": ("EXTENSIONS", "RecordFile", "aligned_folder", "open_faces", "recordio", "rendered"),
+    "pairs": ("BROKEN_COLUMNS", "CHILD", "Folder", "PAIR_COLUMNS", "PAIR_FORMATS", "Pairs", "aged_pairs",
+              "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks")}
 
 def __getattr__(name):
     "Names of `detection` and `sources` are fetched when they are first asked for."
@@ -32,4 +36,8 @@ __all__ = [
     "BATCH", "CHUNK", "Detector", "FACE_COLUMNS", "FORMATS", "FaceSet", "LONGER", "LONGEST", "MAX_BYTES", "MAX_PIXELS",
     "MIN_FACE", "Mtcnn", "PROBABILITY", "REQUIRED", "SHORTER", "assign_splits", "by_shape", "crop", "croppable",
     "decode", "examine", "find_faces", "from_folder", "assess", "list_files", "majority", "open_faces", "open_image",
-    "place", "positions", "problems", "read_bytes", "rendered", "validate", "working_size"]
+    "place", "positions", "problems", "read_bytes", "rendered", "validate", "working_size",
+    "TEMPLATE", "TEMPLATE_SIZE", "align", "moved", "similarity", "warp", "warp_each",
+    "RecordFile", "aligned_folder", "recordio",
+    "BROKEN_COLUMNS", "CHILD", "EXTENSIONS", "Folder", "PAIR_COLUMNS", "PAIR_FORMATS", "Pairs", "aged_pairs",
+    "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks"]

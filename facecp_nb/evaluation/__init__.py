@@ -10,7 +10,16 @@ from .intervals import (
     accuracy, compare, compare_all, crossed_error, holm, interval, judge, power_note, smallest_effect)
 from .regions import region_masks, region_metrics
 from .units import identity_selective, permutation_null
+from .openset import (
+    ENROL, Gallery, best_matches, dir_at, enrol, identify, open_set_curve)
+from .verification import (
+    DRAWS, FMR_LIMITS, METRICS_OF_PAIRS, STATUS, Embedder, accuracy_on_itself, bootstrap_by_identity, embed_all,
+    error_curve, fisher_ratio, fnmr_at, folds_for, kfold_accuracy, measures, pair_scores, verification_row)
 
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #e7ac0046
 __all__ = ["accuracy", "compare", "compare_all", "crossed_error", "holm", "interval", "judge", "power_note",
-           "smallest_effect", "region_masks", "region_metrics", "identity_selective", "permutation_null"]
+           "smallest_effect", "region_masks", "region_metrics", "identity_selective", "permutation_null",
+           "ENROL", "Gallery", "best_matches", "dir_at", "enrol", "identify", "open_set_curve",
+           "DRAWS", "FMR_LIMITS", "METRICS_OF_PAIRS", "STATUS", "Embedder", "accuracy_on_itself",
+           "bootstrap_by_identity", "embed_all", "error_curve", "fisher_ratio", "fnmr_at", "folds_for",
+           "kfold_accuracy", "measures", "pair_scores", "verification_row"]

@@ -147,7 +147,8 @@ def _check_after(name, after):
             raise ConfigError(f"The `after` of view {name!r} must return uint8 pictures of the shape that it got, "
                               f"{tuple(pictures.shape)}; it returned {_what(first)}.")
         if not torch.equal(first, second):
-            raise ConfigError(f"The `after` of view {name!r} gave two answers for one face; a view must not be random.")
+            raise ConfigError(f"The `after` of view {name!r} gave two answers for one face; "
+                              "a view must not be random.")
         if not torch.equal(first[1:2], after(pictures[1:2].clone())):
             raise ConfigError(f"The `after` of view {name!r} lets pictures change each other; it must see each alone.")
 
@@ -212,8 +213,8 @@ def look(
     choose(pyramid, PYRAMIDS, "pyramid")
     checks.tensor("images", images, "B C H W", dtype="image")
     if recipe.after is not None:
-        raise ConfigError(f"The view {view!r} is made of the face that was cut out, and `look` keeps the whole picture; "
-                          "use `see`.")
+        raise ConfigError(f"The view {view!r} is made of the face that was cut out, and `look` keeps the whole "
+                          "picture; use `see`.")
     return _fovea(images, landmarks, view, pyramid, p)
 
 def _fovea(images, landmarks, view, pyramid, p):

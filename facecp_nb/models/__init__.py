@@ -14,10 +14,21 @@ from facecp_nb.models.linear import (
     COMPLETION, LEARNED, closes_at, complete, completed, conserved, deficit_for, learning_time, limits,
     lone_time, share_at_rest, shares, two_paths,
 )
-from .recogniser import MANIFEST, UNITS, Recogniser, ResidualUnit, aligned, embed, read_weights, recogniser
+from facecp_nb.models.recogniser import (
+    MANIFEST, UNITS, Recogniser, ResidualUnit, aligned, embed, read_weights, recogniser,
+)
+from facecp_nb.models.heads import (
+    HEADS, MarginHead, SoftmaxHead, arc_margin, cos_margin, head, ranked, safe_cosine,
+)
+from .iresnet import IRESNETS, FaceUnit, IResNet, SqueezeExcite, iresnet
+from .pathways import BENDS, born, descend, path_scores
 
 # %% ../../nbs/library/models/00_models.ipynb #97ba275b
-__all__ = ["ARCHITECTURES", "COMPLETION", "INPUTS", "LEARNED", "MANIFEST", "UNITS", "Network", "Recogniser",
-           "ResidualUnit", "SmallNet", "Taps", "TwoPaths", "aligned", "check_size", "closes_at", "complete", "completed",
-           "conserved", "create", "deficit_for", "embed", "groups", "learning_time", "limits", "lone_time",
-           "path_scores", "read_weights", "recogniser", "share_at_rest", "shares", "two_paths"]
+__all__ = [
+    "ARCHITECTURES", "COMPLETION", "INPUTS", "LEARNED", "MANIFEST", "UNITS", "Network", "Recogniser",
+    "ResidualUnit", "SmallNet", "Taps", "TwoPaths", "aligned", "check_size", "closes_at", "complete",
+    "completed", "conserved", "create", "deficit_for", "embed", "groups", "learning_time", "limits",
+    "lone_time", "path_scores", "read_weights", "recogniser", "share_at_rest", "shares", "two_paths",
+    "HEADS", "MarginHead", "SoftmaxHead", "arc_margin", "cos_margin", "head", "ranked", "safe_cosine",
+    "IRESNETS", "FaceUnit", "IResNet", "SqueezeExcite", "iresnet", "BENDS", "born", "descend",
+]

@@ -8,7 +8,7 @@ __all__ = ['MANIFEST', 'UNITS', 'read_weights', 'ResidualUnit', 'Recogniser', 'r
 # %% ../../nbs/library/models/03_recogniser.ipynb #edbe1c55
 import json
 from collections.abc import Sequence
-from math import ceil, prod
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .. import checks
 from ..core import DataError
-from ..data import by_shape
+from ..data import similarity, warp_each
 
 # %% ../../nbs/library/models/03_recogniser.ipynb #a287f1bb
 MANIFEST = "face_recognition_model-weights_manifest.json"
@@ -156,27 +156,6 @@ def recogniser(
 # image-left and image-right eye and mouth corner of an average face, where the square of the face is 0..1
 _AVERAGE = ((.228, .216), (.753, .216), (.254, .780), (.726, .780))
 
-def _similarity(landmarks):
-    "Complex (B,) a and b of the similarity from the average face to each face's eyes and mouth corners."
-    points = landmarks[:, [0, 1, 3, 4]].float().contiguous()
-    missing = ~points.isfinite().flatten(1).all(1)
-    if missing.any():
-        face = int(missing.nonzero()[0])
-        raise DataError(f"Face {face} lacks an eye or a mouth corner. Leave it out or detect it again.")
-    w = torch.view_as_complex(torch.tensor(_AVERAGE, device=points.device))
-    z = torch.view_as_complex(points)
-    w_mean, z_mean = w.mean(), z.mean(1)
-    a = ((w - w_mean).conj() * (z - z_mean[:, None])).sum(1) / (w - w_mean).abs().square().sum()
-    return a, z_mean - a * w_mean
-
-def _warp(images, a, b, size, margin):
-    "(B,3,S,S): one picture shape; sampled as finely as the strongest reduction asks, then averaged."
-    finer = min(max(ceil(float(a.abs().max()) * (1 + 2 * margin) / size), 1), 8)
-    line = (torch.arange(size * finer, device=images.device) + .5) / (size * finer) * (1 + 2 * margin) - margin
-    z = a[:, None, None] * torch.complex(line[None, :], line[:, None]) + b[:, None, None]
-    grid = torch.stack([2 * z.real / images.shape[3] - 1, 2 * z.imag / images.shape[2] - 1], -1)
-    return F.avg_pool2d(F.grid_sample(images.float(), grid, align_corners=False), finer)
-
 def aligned(
     images: Tensor | Sequence[Tensor],  # (B,3,H,W) uint8, or a list of (3,H,W) of any sizes
     landmarks: Tensor,                  # (B,5,2) pixels; the nose is not used
@@ -185,14 +164,9 @@ def aligned(
 ) -> Tensor:                            # (B,3,size,size) uint8, on the device of the first image
     "Every face turned upright, in one place and at one size; black beyond the picture. `DataError` for missing points."
     checks.same_length(images=images, faces=landmarks)
-    for image in images: checks.tensor("an image", image, "3 H W", dtype="uint8")
-    where = images[0].device
-    a, b = _similarity(checks.tensor("landmarks", landmarks, "N 5 2").to(where))
-    out = torch.zeros(len(images), 3, size, size, dtype=torch.uint8, device=where)
-    for at in by_shape([image.shape for image in images]):
-        batch = torch.stack([images[k].to(where) for k in at])
-        out[at] = _warp(batch, a[at], b[at], size, margin).round().to(torch.uint8)
-    return out
+    points = checks.tensor("landmarks", landmarks, "N 5 2").to(images[0].device)[:, [0, 1, 3, 4]]
+    a, b = similarity(torch.tensor(_AVERAGE, device=points.device), points)
+    return warp_each(images, a, b, size, -margin, 1 + margin)
 
 # %% ../../nbs/library/models/03_recogniser.ipynb #92979526
 def _device_of(net, otherwise):

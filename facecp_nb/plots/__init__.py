@@ -7,23 +7,28 @@ __all__ = []
 
 # %% ../../nbs/library/plots/00_plots.ipynb #5a87d497
 from facecp_nb.plots.charts import (
-    METRICS, by_condition, confusion_of_views, distance_histograms, epoch_axis, faces, fovea, learning_curves,
-    left_over_chart, onsets_of, paper_and_ours, saturation, transfer_chart,
+    METRICS, by_condition, confusion_of_views, distance_histograms, epoch_axis, faces, fovea,
+    learning_curves, left_over_chart, onsets_of, paper_and_ours, saturation, transfer_chart,
 )
+from .neighbours import det_chart, open_set_chart, roc_chart
 from facecp_nb.plots.period import (
-    PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings, regime_chart,
+    PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings,
+    regime_chart,
 )
 from facecp_nb.plots.theme import (
-    ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check,
-    colour_scale, data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
+    ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH,
+    check, colour_scale, data_uri, finish, in_order, percent, points, save, shape_scale, theme,
+    use_renderer,
 )
+from .plane import paths_chart, plane_chart
 
 # %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
 __all__ = [
-    "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FIGURE_FORMATS", "METRICS", "PHASES", "SHAPES",
-    "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions", "confusion_of_views",
-    "data_uri", "difference_chart", "distance_histograms", "epoch_axis", "faces", "finish", "fovea", "harm", "in_order",
-    "learning_curves", "left_over_chart", "onset_chart", "onsets_of", "order_chart", "paper_and_ours", "percent",
-    "phases_of", "points", "rates", "rearings", "regime_chart", "saturation", "save", "shape_scale", "theme",
-    "transfer_chart", "use_renderer",
+    "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FIGURE_FORMATS", "METRICS", "PHASES",
+    "SHAPES", "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions",
+    "confusion_of_views", "data_uri", "difference_chart", "distance_histograms", "epoch_axis", "faces",
+    "finish", "fovea", "harm", "in_order", "learning_curves", "left_over_chart", "onset_chart",
+    "onsets_of", "order_chart", "paper_and_ours", "percent", "phases_of", "points", "rates", "rearings",
+    "regime_chart", "saturation", "save", "shape_scale", "theme", "transfer_chart", "use_renderer",
+    "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart",
 ]

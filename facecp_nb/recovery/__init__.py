@@ -7,8 +7,11 @@ __all__ = []
 
 # %% ../../nbs/library/recovery/00_recovery.ipynb #48f8626a
 from .distill import Distill, attention_bound, attention_loss, attention_map, distillation_loss
-from .plasticity import Frozen, TowardsBirth, parts_of, reset, reset_statistics, shrink_and_perturb
+from facecp_nb.recovery.plasticity import (
+    Frozen, TowardsBirth, forget_momentum, intervene, parts_of, reset, reset_statistics, shrink_and_perturb,
+)
 
 # %% ../../nbs/library/recovery/00_recovery.ipynb #a70666a0
 __all__ = ["Distill", "attention_bound", "attention_loss", "attention_map", "distillation_loss", "Frozen",
-           "TowardsBirth", "parts_of", "reset", "reset_statistics", "shrink_and_perturb"]
+           "TowardsBirth", "forget_momentum", "intervene", "parts_of", "reset", "reset_statistics",
+           "shrink_and_perturb"]

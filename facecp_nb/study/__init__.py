@@ -7,42 +7,55 @@ __all__ = []
 
 # %% ../../nbs/library/study/00_study.ipynb #0a13519c
 from ..core import resolve_profile
-from .config import CHANGES, PROFILE_VALUES, PUBLISHED, RECOVERIES, RESETS, SEEDS, Config, configure, seeds
+from facecp_nb.study.config import (
+    CHANGES, PROFILE_VALUES, PUBLISHED, RECOVERIES, RESETS, SEEDS, Config, configure, seeds,
+)
 from .trainer import environment, planned_rates
 from facecp_nb.study.store import (
-    collect, faces_of, folder, forget_views, history, is_done, key, load_model, manifest, record, run, runs, scores,
-    show, state_at, terms, view_key, view_tensor,
+    collect, faces_of, folder, forget_views, history, is_done, key, load_model, manifest, record, run,
+    runs, scores, show, state_at, terms, view_key, view_tensor,
 )
 from .scoring import HALVES, SCORED_VIEWS
 from facecp_nb.study.plans import (
-    ARMS, CHOSEN_REGIME, CONSTANT, INTERVENTIONS, LIVES, ORDERS, PLACEBOS, REGIMES, SCALES, STUDIES, TEACHERS,
-    constant_windows, contrasts, deficit_windows, halves, lasting, onset_curve, order_test, percent_of, placebos, plan,
-    plane, reared_views, regimes, resets, scale, taught_halves, teachers, times, whole_story, with_seeds,
+    ARMS, CHOSEN_REGIME, CONSTANT, INTERVENTIONS, LIVES, ORDERS, PLACEBOS, REGIMES, SCALES, STUDIES,
+    TEACHERS, constant_windows, contrasts, deficit_windows, halves, lasting, onset_curve, order_test,
+    percent_of, placebos, plan, plane, reared_views, regimes, resets, scale, taught_halves, teachers,
+    times, whole_story, with_seeds,
 )
 from facecp_nb.study.tables import (
-    answered, by_seed, difference, differences, fill, filled, grid, held, histories, own_epochs, publish, reared_and_tested,
-    seed_differences, table, tested, validated,
+    answered, by_seed, difference, differences, fill, filled, grid, held, histories, own_epochs,
+    publish, reared_and_tested, seed_differences, table, tested, validated,
 )
 from facecp_nb.study.shipped import (
     quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
 )
+from facecp_nb.study.verifier import (
+    ALIGN, FaceEmbedder, Verification, embedding_of, locate, recogniser_embedder, run_embedder,
+    run_network, verify,
+)
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
+from .digits import LIFTINGS, SHOWN, Life, lesson, rear_lives
+from facecp_nb.study.digit_studies import (
+    DIGIT_STUDIES, answered, compared, digit_rows, digit_strangers, digit_summary, falling, ladder_gaps,
+    plane_harms, ship_digits,
+)
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
-    "resolve_profile", "CHANGES", "PROFILE_VALUES", "PUBLISHED", "RECOVERIES", "RESETS", "SEEDS", "Config", "configure", "seeds",
-    "environment", "planned_rates", "collect", "faces_of", "folder", "forget_views", "history", "is_done", "key",
-    "load_model", "manifest", "record", "run", "runs", "scores", "show", "state_at", "terms", "view_key",
-    "view_tensor",
-    "HALVES", "SCORED_VIEWS",
-    "ARMS", "CHOSEN_REGIME", "CONSTANT", "INTERVENTIONS", "LIVES", "ORDERS", "PLACEBOS", "REGIMES", "SCALES",
-    "STUDIES", "TEACHERS", "constant_windows", "contrasts", "deficit_windows", "halves", "lasting", "onset_curve",
-    "order_test", "percent_of", "placebos", "plan", "plane", "reared_views", "regimes", "resets", "scale",
-    "taught_halves", "teachers", "times",
-    "whole_story", "with_seeds", "by_seed", "difference", "differences", "fill", "filled", "grid", "histories", "publish",
-    "answered", "held", "own_epochs",
-    "reared_and_tested", "seed_differences", "table", "tested", "validated", "quote", "ship",
-    "shipped_contrasts", "shipped_rows",
-    "strangers", "study_contrasts", "study_rows",
-    "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict",
+    "resolve_profile", "CHANGES", "PROFILE_VALUES", "PUBLISHED", "RECOVERIES", "RESETS", "SEEDS",
+    "Config", "configure", "seeds", "environment", "planned_rates", "collect", "faces_of", "folder",
+    "forget_views", "history", "is_done", "key", "load_model", "manifest", "record", "run", "runs",
+    "scores", "show", "state_at", "terms", "view_key", "view_tensor", "HALVES", "SCORED_VIEWS", "ARMS",
+    "CHOSEN_REGIME", "CONSTANT", "INTERVENTIONS", "LIVES", "ORDERS", "PLACEBOS", "REGIMES", "SCALES",
+    "STUDIES", "TEACHERS", "constant_windows", "contrasts", "deficit_windows", "halves", "lasting",
+    "onset_curve", "order_test", "percent_of", "placebos", "plan", "plane", "reared_views", "regimes",
+    "resets", "scale", "taught_halves", "teachers", "times", "whole_story", "with_seeds", "by_seed",
+    "difference", "differences", "fill", "filled", "grid", "histories", "publish", "answered", "held",
+    "own_epochs", "reared_and_tested", "seed_differences", "table", "tested", "validated", "quote",
+    "ship", "shipped_contrasts", "shipped_rows", "strangers", "study_contrasts", "study_rows", "takes",
+    "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict", "ALIGN", "FaceEmbedder",
+    "Verification", "embedding_of", "locate", "recogniser_embedder", "run_embedder", "run_network",
+    "verify", "LIFTINGS", "SHOWN", "Life", "lesson", "rear_lives", "DIGIT_STUDIES", "compared",
+    "digit_rows", "digit_strangers", "digit_summary", "falling", "ladder_gaps", "plane_harms",
+    "ship_digits",
 ]

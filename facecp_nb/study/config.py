@@ -22,6 +22,7 @@ RESETS = ("none", "momentum", "statistics", "head", "head+group4", "head+group4+
           "all", "shrink")
 # labels dealt out anew among the training pictures: whole faces of which nothing can be learned but by heart
 RELABELLED = "relabelled"
+_WITHOUT_STATISTICS = ("vgg16", "alexnet")
 _PHASES = ("own", "restarted", "each-phase")
 # what the published study trained with; `configure("quick", **PUBLISHED)` takes its regime at our size
 PUBLISHED = dict(schedule="plateau", lr=.01, inputs="unit", warmup=0, average=0.)
@@ -111,6 +112,8 @@ class Config:
         if self.reset == "momentum" and self.restarts:
             raise ConfigError(f"reset is 'momentum', but the rates are {self.rates!r}: where they restart, momentum "
                               "begins anew in any case. Use replayed rates.")
+        if self.reset == "statistics" and self.arch in _WITHOUT_STATISTICS:
+            raise ConfigError(f"reset is 'statistics', but {self.arch} has no batch normalisation to keep any.")
         past = [name for name in changed if name != "after_rate"]
         if past and (self.onset == 0 or self.resolved.views[0] == "none"):
             raise ConfigError(f"{past[0]} is {getattr(self, past[0])!r}, but the rearing {self.rearing!r} has no past "

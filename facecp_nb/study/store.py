@@ -35,7 +35,7 @@ from ..foveation import VIEWS, see, view_fingerprint
 from ..models import create
 from .config import RECOVERIES, RELABELLED, Config
 from .scoring import answers, score, views_to_score
-from .trainer import Material, environment, train
+from .trainer import Material, environment, relabel, train
 from ..training import Checkpoint, scored
 
 # %% ../../nbs/library/study/04_store.ipynb #2fbba962
@@ -213,17 +213,23 @@ def _facts(config, where, rows, own_accuracy):
                 people=len(faces.people), **sizes, **environment(config), code=code_of("facecp_nb.study.trainer"),
                 faces=faces.fingerprint)
 
+def _own_accuracy(config, network):
+    "The share of its training pictures, not augmented, that a network names as its last phase taught it."
+    labels, shares = _labels(config)["train"], []
+    for view in config.resolved.views[-1].split("|"):
+        taught = relabel(labels, config.seed) if view == RELABELLED else labels
+        shares.append(float((answers(network, view_tensor(config, view, "train")) == taught).float().mean()))
+    return sum(shares) / len(shares)
+
 def _finish(config, where, learn, keep):
     "Write what is kept of a finished run, and delete what is not."
-    rows, view = pd.DataFrame(learn.history.rows), config.resolved.views[-1].split("|")[0]
+    rows = pd.DataFrame(learn.history.rows)
     _write(rows, where / "history.parquet")
     if hasattr(learn, "distill"): _write(pd.DataFrame(learn.distill.terms), where / "terms.parquet")
     network = scored(learn)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     with atomic(where / "weights.safetensors") as t: save_file(state, t)
-    named = answers(network, view_tensor(config, view, "train"))
-    own_accuracy = float((named == _labels(config)["train"]).float().mean())
-    _write(pd.DataFrame([_facts(config, where, rows, own_accuracy)]), where / "facts.parquet")
+    _write(pd.DataFrame([_facts(config, where, rows, _own_accuracy(config, network))]), where / "facts.parquet")
     write_json(where / "done", dict(at=time.strftime("%Y-%m-%d %H:%M:%S")))
     for path in where.glob("*.safetensors"):
         if path.name != "weights.safetensors" and path not in {Checkpoint.at(where, age) for age in keep}: path.unlink()
@@ -301,8 +307,8 @@ def record(config: Config) -> pd.DataFrame:
 def _grow(config, age, where):
     "Make the state at the start of epoch `age` again, in a corner of the run's folder."
     material, corner = _material(config), where / f"again{age:04d}"
-    # where the schedule restarts, only the state at the onset begins as the run itself did
-    kept = [] if config.restarts else [a for a in range(1, age) if Checkpoint.at(where, a).exists()]
+    # where something begins anew at the onset, only the state there begins as the run itself did
+    kept = [] if config.restarts or config.reset != "none" else [a for a in range(1, age) if Checkpoint.at(where, a).exists()]
     if kept: material.start = Checkpoint.at(where, kept[-1])
     train(config, material, corner, until=age, keep=[age])
     os.replace(Checkpoint.at(corner, age), Checkpoint.at(where, age))

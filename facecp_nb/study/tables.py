@@ -9,6 +9,7 @@ __all__ = ['needed_runs', 'own_epochs', 'epochs_to_do', 'fill', 'filled', 'grid'
 
 # %% ../../nbs/library/study/06_tables.ipynb #cea6b9ae
 import os
+import signal
 import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from math import inf
@@ -21,7 +22,7 @@ from ..evaluation import compare, compare_all, interval, judge
 from .config import Config
 from .scoring import SCORED_VIEWS
 from facecp_nb.study.store import (
-    drop_large_states, faces_of, history, is_done, key, run, scores, trained_views,
+    drop_large_states, faces_of, history, is_done, run, scores, trained_views,
 )
 
 # %% ../../nbs/library/study/06_tables.ipynb #216a16f7
@@ -56,65 +57,91 @@ def _default_workers(missing):
     return min(cores, len(missing)) if shown > _WORTH_WORKERS else 1
 
 def _train_elsewhere(config, keep, store):
-    "Train one run in a worker process; what it prints is its own."
+    "Train one run in a worker process and score it; what it prints is its own."
     os.environ["FACECP_HOME"] = store
     run(config, keep=keep)
 
-def _in_processes(missing, keep, workers, step, until):
-    "Train in a pool of processes, each run as soon as the runs it leans on are done; none begins after `until`."
+class _Clock:
+    "Whether a run would end in time, judged by the slowest epoch of those that have ended."
+    def __init__(self, seconds): self.limited, self.end, self.slowest = seconds < inf, time.monotonic() + seconds, 0.
+    def allows(self, epochs): return time.monotonic() + epochs * self.slowest < self.end
+
+    def ended(self, epochs, since):
+        "A run of so many epochs, begun at the monotonic time `since`, has ended."
+        self.slowest = max(self.slowest, (time.monotonic() - since) / max(1, epochs))
+
+def _in_pool(pool, missing, keep, places, step, clock):
+    """Train where `pool` is, each run as soon as those it leans on are done, at most `places()` at a time.
+
+    Returns the runs that were not begun for lack of time, and those that lean on them."""
     store, open_, at_work = str(home().resolve()), list(missing), {}
     cost = {c: epochs_to_do(c) for c in missing}
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        try:
-            while open_ or at_work:
-                busy = {*open_, *at_work.values()}
-                ready = [c for c in open_ if not busy & set(c.leans().values())][:workers - len(at_work)]
-                if time.monotonic() > until: ready = open_ = []
-                for c in ready: at_work[pool.submit(_train_elsewhere, c, keep.get(c, ()), store)] = c
-                open_ = [c for c in open_ if c not in ready]
-                for done in wait(at_work, return_when=FIRST_COMPLETED).done if at_work else ():
-                    done.result()
-                    step(cost[at_work.pop(done)])
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    try:
+        while True:
+            busy = {*open_, *(c for c, _ in at_work.values())}
+            ready = [c for c in open_ if not busy & set(c.leans().values()) and clock.allows(cost[c])]
+            for c in ready[:max(0, places() - len(at_work))]:
+                at_work[pool.submit(_train_elsewhere, c, keep.get(c, ()), store)] = c, time.monotonic()
+                open_.remove(c)
+            if not at_work: return open_
+            for done in wait(at_work, return_when=FIRST_COMPLETED).done:
+                done.result()
+                c, since = at_work.pop(done)
+                clock.ended(cost[c], since)
+                step(cost[c])
+    finally:
+        for future in at_work: future.cancel()  # none, unless the loop was left in the middle
 
-def _on_cluster(client, missing, keep, until):
-    "Train on the workers of a Dask cluster; a run's needs are passed as arguments, so that Dask waits for them."
-    from distributed import wait as wait_for
-    futures = {}
-    def work(needs, *arguments): _train_elsewhere(*arguments)
+def _ignore_interrupt(): signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def _in_processes(missing, keep, workers, step, clock):
+    "Train in a pool of processes of this machine; Ctrl-C is this process's business, and ends the others."
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
+    at_work = pool._processes  # Python 3.14 has terminate_workers()
+    try: left = _in_pool(pool, missing, keep, lambda: workers, step, clock)
+    except BaseException:
+        for process in [*at_work.values()]: process.terminate()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown()
+    return left
+
+def _on_cluster(client, missing, keep, step, clock):
+    "Train on the workers of a Dask cluster: all that is ready, or, against a clock, no more than there are threads."
+    def threads(): return max(1, sum(client.nthreads().values()))
+    places = threads if clock.limited else lambda: len(missing)
+    return _in_pool(client.get_executor(pure=False), missing, keep, places, step, clock)
+
+def _one_by_one(missing, keep, step, clock):
+    "Train in this process."
+    left = []
     for c in missing:
-        needs = [futures[n] for n in c.leans().values() if n in futures]
-        futures[c] = client.submit(work, needs, c, keep.get(c, ()), str(home().resolve()), pure=False,
-                                   key=f"facecp-{key(c)}")
-    try: wait_for(list(futures.values()), timeout=None if until == inf else max(0, until - time.monotonic()))
-    except TimeoutError: client.cancel(list(futures.values()))
-    else: client.gather(list(futures.values()))
-
-def _here(missing, keep, workers, until):
-    "Train on this machine, with one progress line for all."
-    with progress(sum(map(epochs_to_do, missing)), f"rearing {len(missing)} networks", "epochs") as step:
-        if workers > 1: return _in_processes(missing, keep, workers, step, until)
-        for c in missing:
-            if time.monotonic() <= until: run(c, keep=keep.get(c, ()), step=step)
+        epochs, since = epochs_to_do(c), time.monotonic()
+        if set(left) & set(c.leans().values()) or not clock.allows(epochs): left.append(c)
+        else:
+            run(c, keep=keep.get(c, ()), step=step)
+            clock.ended(epochs, since)
+    return left
 
 def fill(
     plan: pd.DataFrame,           # made by `plan`
     *,
     client=None,                  # a dask.distributed Client
     workers: int | None = None,   # processes here; by default as many as cores where that pays
-    budget: float = inf,          # seconds after which no further run is begun
+    budget: float = inf,          # seconds; no run is begun that would not end in time
 ) -> int:                         # how many runs are still missing, 0 unless the budget was too small
-    "Train the runs of a plan that are missing in the store, and the runs they lean on."
-    until, (order, keep) = time.monotonic() + budget, needed_runs(plan.config)
+    "Train the runs of a plan that are missing in the store, and the runs they lean on, with one progress line."
+    clock, (order, keep) = _Clock(budget), needed_runs(plan.config)
     missing = [c for c in order if not is_done(c)]
     if not missing: return 0
-    if client is not None: _on_cluster(client, missing, keep, until)
-    else: _here(missing, keep, workers or _default_workers(missing), until)
+    workers = 0 if client is not None else workers or _default_workers(missing)
+    with progress(sum(map(epochs_to_do, missing)), f"rearing {len(missing)} networks", "epochs") as step:
+        if client is not None: left = _on_cluster(client, missing, keep, step, clock)
+        elif workers > 1: left = _in_processes(missing, keep, workers, step, clock)
+        else: left = _one_by_one(missing, keep, step, clock)
     for base, ages in keep.items():
         if is_done(base): drop_large_states(base, ages)
-    return sum(not is_done(c) for c in missing)
+    return len(left)
 
 def filled(
     plan: pd.DataFrame,  # made by `plan`
