@@ -20,7 +20,7 @@ from facecp_nb.plots.theme import (
     check, colour_scale, data_uri, finish, in_order, percent, points, save, shape_scale, theme,
     use_renderer,
 )
-from .plane import paths_chart, plane_chart
+from .plane import interval_map, paths_chart, plane_chart, plane_scrub
 
 # %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
 __all__ = [
@@ -30,5 +30,6 @@ __all__ = [
     "finish", "fovea", "harm", "in_order", "learning_curves", "left_over_chart", "onset_chart",
     "onsets_of", "order_chart", "paper_and_ours", "percent", "phases_of", "points", "rates", "rearings",
     "regime_chart", "saturation", "save", "shape_scale", "theme", "transfer_chart", "use_renderer",
-    "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart",
+    "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart", "interval_map",
+    "plane_scrub",
 ]
