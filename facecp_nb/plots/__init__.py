@@ -20,7 +20,7 @@ from facecp_nb.plots.theme import (
     check, colour_scale, data_uri, finish, in_order, percent, points, save, shape_scale, theme,
     use_renderer,
 )
-from .plane import paths_chart, plane_chart
+from .plane import paths_chart, plane_chart, interval_map, plane_scrub
 from .brain import agreement_chart, layer_chart, power_chart, rdm_explorer
 
 # %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
@@ -32,5 +32,5 @@ __all__ = [
     "onsets_of", "order_chart", "paper_and_ours", "percent", "phases_of", "points", "rates", "rearings",
     "regime_chart", "saturation", "save", "shape_scale", "theme", "transfer_chart", "use_renderer",
     "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart", "agreement_chart",
-    "layer_chart", "power_chart", "rdm_explorer",
+    "layer_chart", "power_chart", "rdm_explorer", "interval_map", "plane_scrub",
 ]

@@ -36,7 +36,7 @@ from facecp_nb.study.verifier import (
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
 from .digits import LIFTINGS, SHOWN, Life, lesson, rear_lives
 from facecp_nb.study.digit_studies import (
-    DIGIT_STUDIES, answered, compared, digit_rows, digit_strangers, digit_summary, falling, ladder_gaps,
+    DIGIT_STUDIES, compared, digit_rows, digit_strangers, digit_summary, falling, ladder_gaps,
     plane_harms, ship_digits,
 )
 
