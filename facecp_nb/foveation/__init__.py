@@ -9,11 +9,11 @@ __all__ = []
 from .fidelity import PATCHES, between_people, false_energy, ghosts, left_over, left_ratio
 from .fidelity import part_boxes, transfer
 from .pyramid import PYRAMIDS, blur_levels, cosines, distance_map, foveate, level_at, level_map
-from .view import BLUR, GREY, HEIGHT, VIEWS, View, add_view, fixations, look, see, view_fingerprint
+from .view import BLUR, NEUTRAL, HEIGHT, VIEWS, View, add_view, fixations, look, see, view_fingerprint
 
 # %% ../../nbs/library/foveation/00_foveation.ipynb #a679aeb3
 __all__ = [
-    "BLUR", "GREY", "HEIGHT", "PATCHES", "PYRAMIDS", "VIEWS", "View", "add_view", "between_people", "blur_levels",
+    "BLUR", "NEUTRAL", "HEIGHT", "PATCHES", "PYRAMIDS", "VIEWS", "View", "add_view", "between_people", "blur_levels",
     "cosines", "distance_map", "false_energy", "fixations", "foveate", "ghosts", "left_over", "left_ratio",
     "level_at", "level_map", "look", "part_boxes", "see", "transfer", "view_fingerprint",
 ]

@@ -21,14 +21,14 @@ from facecp_nb.models.heads import (
     HEADS, MarginHead, SoftmaxHead, arc_margin, cos_margin, head, ranked, safe_cosine,
 )
 from .iresnet import IRESNETS, FaceUnit, IResNet, SqueezeExcite, iresnet
-from .pathways import BENDS, born, descend, path_scores
+from .pathways import BENDS, born, descend, stacked_scores
 
 # %% ../../nbs/library/models/00_models.ipynb #97ba275b
 __all__ = [
     "ARCHITECTURES", "COMPLETION", "INPUTS", "LEARNED", "MANIFEST", "UNITS", "Network", "Recogniser",
     "ResidualUnit", "SmallNet", "Taps", "TwoPaths", "aligned", "check_size", "closes_at", "complete",
     "completed", "conserved", "create", "deficit_for", "embed", "groups", "learning_time", "limits",
-    "lone_time", "path_scores", "read_weights", "recogniser", "share_at_rest", "shares", "two_paths",
+    "lone_time", "path_scores", "read_weights", "recogniser", "share_at_rest", "shares", "stacked_scores", "two_paths",
     "HEADS", "MarginHead", "SoftmaxHead", "arc_margin", "cos_margin", "head", "ranked", "safe_cosine",
     "IRESNETS", "FaceUnit", "IResNet", "SqueezeExcite", "iresnet", "BENDS", "born", "descend",
 ]

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'MISSING', 'BUDGETS', 'PASTS', 'LENGTHS', 'RATE_FACTORS', 'CLEAN', 'DIGIT_ROWS', 'DIGIT_STUDIES',
-           'answered', 'digit_summary', 'compared', 'controls', 'orders', 'ladder', 'blurred', 'plane', 'plane_harms',
-           'falling', 'ladder_gaps', 'reared_by', 'life_digest', 'ship_digits', 'digit_rows', 'digit_strangers']
+           'digit_answers', 'digit_summary', 'compared', 'controls', 'orders', 'ladder', 'blurred', 'digit_plane',
+           'plane_harms', 'falling', 'ladder_gaps', 'reared_by', 'life_digest', 'ship_digits', 'digit_rows',
+           'digit_strangers']
 
 # %% ../../nbs/library/study/10_digit_studies.ipynb #3c66c31f
 import importlib.util
@@ -34,7 +35,7 @@ def _right(rows, condition, age, of):
     right = [np.unpackbits(np.frombuffer(c, np.uint8))[:PICTURES["tested"]] for c in own.correct]
     return np.stack(right, 1).astype(float), own.seed.to_numpy()
 
-def answered(
+def digit_answers(
     rows: pd.DataFrame,        # of `rear_lives`
     condition: str,
     age: int | None = None,    # at which it was tested; the end by default
@@ -51,7 +52,7 @@ def digit_summary(
     "Means over the seeds, and the interval of the accuracy."
     found = rows.groupby(["condition", "age", "since"], sort=False)[["accuracy", "left", "right", "trained"]].mean()
     found = found.reset_index()
-    ends = [interval(answered(rows, r.condition, r.age)) for r in found.itertuples()]
+    ends = [interval(digit_answers(rows, r.condition, r.age)) for r in found.itertuples()]
     found.insert(4, "low", [e["low"] for e in ends]), found.insert(5, "high", [e["high"] for e in ends])
     return found
 
@@ -131,7 +132,7 @@ def _cell(past, length, factor, paths):
     "The condition's name in the plane."
     return f"{past}{f':{length}' * (past != 'none')} x{factor:g}, {STREAMS[paths]}"
 
-def plane() -> dict[str, Life]:
+def digit_plane() -> dict[str, Life]:
     "Every past of the plane, and none, at every rate, in both networks."
     lives = {}
     for paths, factor in product(STREAMS, RATE_FACTORS):
@@ -142,7 +143,7 @@ def plane() -> dict[str, Life]:
     return lives
 
 def plane_harms(
-    rows: pd.DataFrame,  # of `rear_lives(plane())`
+    rows: pd.DataFrame,  # of `rear_lives(digit_plane())`
 ) -> pd.DataFrame:       # stream, contrast, past, length, rate, clean, difference, low, high
     """Harm of a past (none - past) and of a deprivation (full past - deprived past), at equal everything.
 
@@ -188,7 +189,7 @@ def ladder_gaps(
 
 # %% ../../nbs/library/study/10_digit_studies.ipynb #24b64382
 DIGIT_ROWS = "digits.parquet"
-DIGIT_STUDIES = dict(controls=controls, orders=orders, ladder=ladder, blurred=blurred, plane=plane)
+DIGIT_STUDIES = dict(controls=controls, orders=orders, ladder=ladder, blurred=blurred, plane=digit_plane)
 
 def reared_by() -> str:
     "A digest of the code that rears: `models.pathways` and `study.digits`."

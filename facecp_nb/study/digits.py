@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 
 from .. import checks
 from ..core import ConfigError, choose, progress
-from ..models import BENDS, born, descend, path_scores
+from ..models import BENDS, born, descend, stacked_scores
 from ..training import Rearing
 
 # %% ../../nbs/library/study/09_digits.ipynb #9e7d0be7
@@ -220,7 +220,7 @@ def _tested(stack, lives, seeds, age):
     if not due: return []
     (pictures, labels), n, paths = digit_pictures(), PICTURES["tested"], lives[0].paths
     weights, seeds = [w[due] for w in stack.weights], [seeds[net] for net in due]
-    def named(seen): return path_scores(weights, _inputs(torch.stack(seen), paths), lives[0].units).sum(1).argmax(2)
+    def named(seen): return stacked_scores(weights, _inputs(torch.stack(seen), paths), lives[0].units).sum(1).argmax(2)
     seen = {v: named([_changed(pictures[:n], v, _own(s)[1]) for s in seeds]) == labels[:n] for v in SHOWN[:3]}
     own, right = zip(*(lesson("full", s) for s in seeds))
     shares = {name: found.float().mean(1).tolist() for name, found in

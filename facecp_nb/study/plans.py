@@ -235,7 +235,7 @@ def plane(
 ) -> pd.DataFrame:
     """The plan of chapter 06: kinds and lengths of a past, rates and clean epochs after it; three seeds.
 
-    All lengths are shares of the profile's epochs. Adds the columns past, length, after, clean; no past has length 0."""
+    All lengths are shares of the profile's epochs. Adds the columns past, length, after, clean; none has length 0."""
     chosen, rows = seeds(profile, seed, most=3), []
     for past, length in [("none", 0.), *((p, share) for p in pasts for share in lengths)]:
         for factor, share in product(rates, clean):
@@ -268,8 +268,10 @@ INTERVENTIONS = {
     "frozen 4": dict(frozen=4),
 }
 
-def resets(profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth", **changes) -> pd.DataFrame:
-    "A long past of `view`, one intervention at its end, half a life of clean epochs; the twin that saw all; three seeds."
+def resets(
+    profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth", **changes,
+) -> pd.DataFrame:
+    "A long past of `view`, an intervention at its end, half a life of clean epochs; and the twin; three seeds."
     runs = {name: _after(profile, view, LATE, HALF, data, **(changes | more)) for name, more in INTERVENTIONS.items()}
     dropped = f"{view}:{percent_of(LATE)} > full|eyes"
     runs["sharp part dropped"] = replace(runs["plain"], rearing=dropped)
@@ -279,9 +281,10 @@ def resets(profile: str = "quick", seed: int = 0, data: str = "rendered", view: 
 def lasting(
     profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth", budgets=(.9,), **changes,
 ) -> pd.DataFrame:
-    """The late network with equal clean epochs and its twin, at the budget of chapter 00 (`budgets` are shares of a life).
+    """The late network with equal clean epochs and its twin, at the budget of chapter 00.
 
-    Eight seeds that no other study has looked at, so that a loss suspected there is tested, and not selected."""
+    Eight seeds that no other study has looked at, so that a loss suspected there is tested, and not selected.
+    `budgets` are shares of a life."""
     fresh, runs = range(seed + 5, seed + (13 if resolve_profile(profile) != "smoke" else 7)), {}
     for share in budgets:
         for name, past in (("twin", "full"), ("late", view)):
@@ -312,12 +315,12 @@ def halves(
 def taught_halves(profile: str = "quick", seed: int = 0, data: str = "rendered", **changes) -> pd.DataFrame:
     "The two-path network whose upper half was missing first, and what may help it; three seeds."
     missed = _life(profile, LIVES["m>c"], "lower", data, arch="two-paths", **changes)
-    span, alone = missed.onset, dict(rearing=missed.rearing.replace("> full", "> full|upper"))
+    alone = missed.rearing.replace("> full", "> full|upper")
     runs = {"c>c": _life(profile, LIVES["c>c"], "lower", data, arch="two-paths", **changes), "plain": missed,
             "kd": replace(missed, recovery="kd", teacher="full"),
             "kd+at": replace(missed, recovery="kd+at", beta=1000., teacher="full"),
             "shrink and perturb": replace(missed, reset="shrink"), "new head": replace(missed, reset="head"),
-            "lower half dropped": replace(missed, **alone)}
+            "lower half dropped": replace(missed, rearing=alone)}
     return plan(runs, seeds(profile, seed, most=3))
 
 # %% ../../nbs/library/study/05_plans.ipynb #planpln7
@@ -334,7 +337,9 @@ TEACHERS = {
     "KD+AT, beta 1000": dict(recovery="kd+at", beta=1000.),
 }
 
-def teachers(profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth", **changes) -> pd.DataFrame:
+def teachers(
+    profile: str = "quick", seed: int = 0, data: str = "rendered", view: str = "mouth", **changes,
+) -> pd.DataFrame:
     "A long past of `view`, half a life of clean epochs with and without a teacher of another seed; and the twin."
     runs = {name: _after(profile, view, LATE, HALF, data, **(changes | more)) for name, more in TEACHERS.items()}
     runs["twin"] = _after(profile, "full", LATE, HALF, data, **changes)

@@ -308,7 +308,8 @@ def _grow(config, age, where):
     "Make the state at the start of epoch `age` again, in a corner of the run's folder."
     material, corner = _material(config), where / f"again{age:04d}"
     # where something begins anew at the onset, only the state there begins as the run itself did
-    kept = [] if config.restarts or config.reset != "none" else [a for a in range(1, age) if Checkpoint.at(where, a).exists()]
+    anew = config.restarts or config.reset != "none"
+    kept = [] if anew else [a for a in range(1, age) if Checkpoint.at(where, a).exists()]
     if kept: material.start = Checkpoint.at(where, kept[-1])
     train(config, material, corner, until=age, keep=[age])
     os.replace(Checkpoint.at(corner, age), Checkpoint.at(where, age))
