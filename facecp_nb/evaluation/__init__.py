@@ -9,8 +9,18 @@ __all__ = []
 from .intervals import (
     accuracy, compare, compare_all, crossed_error, holm, interval, judge, power_note, smallest_effect)
 from .regions import region_masks, region_metrics
-from .units import identity_selective, permutation_null
+from facecp_nb.evaluation.units import (
+    STRONG, identity_selective, permutation_null, preferred, relu_layers, sampled_units, selectivity, split_half,
+    stream)
+from .plasticity import (
+    MEASURES, dealt_labels, distance_from_birth, effective_rank, features_and_silence, fisher_trace, gradient_noise,
+    measure_plasticity, part_of, sharpness, slopes)
+from .across import correlate, forecast
 
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #e7ac0046
 __all__ = ["accuracy", "compare", "compare_all", "crossed_error", "holm", "interval", "judge", "power_note",
-           "smallest_effect", "region_masks", "region_metrics", "identity_selective", "permutation_null"]
+           "smallest_effect", "region_masks", "region_metrics", "identity_selective", "permutation_null",
+           "STRONG", "preferred", "relu_layers", "sampled_units", "selectivity", "split_half", "stream",
+           "MEASURES", "dealt_labels", "distance_from_birth", "effective_rank", "features_and_silence",
+           "fisher_trace", "gradient_noise", "measure_plasticity", "part_of", "sharpness", "slopes",
+           "correlate", "forecast"]
