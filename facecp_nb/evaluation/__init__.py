@@ -15,7 +15,7 @@ from facecp_nb.evaluation.units import (
 from .plasticity import (
     MEASURES, dealt_labels, distance_from_birth, effective_rank, features_and_silence, fisher_trace, gradient_noise,
     measure_plasticity, part_of, sharpness, slopes)
-from .across import correlate, forecast
+from .across import correlate, forecast, over_seeds
 
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #e7ac0046
 __all__ = ["accuracy", "compare", "compare_all", "crossed_error", "holm", "interval", "judge", "power_note",
@@ -23,4 +23,4 @@ __all__ = ["accuracy", "compare", "compare_all", "crossed_error", "holm", "inter
            "STRONG", "preferred", "relu_layers", "sampled_units", "selectivity", "split_half", "stream",
            "MEASURES", "dealt_labels", "distance_from_birth", "effective_rank", "features_and_silence",
            "fisher_trace", "gradient_noise", "measure_plasticity", "part_of", "sharpness", "slopes",
-           "correlate", "forecast"]
+           "correlate", "forecast", "over_seeds"]

@@ -13,6 +13,7 @@ from facecp_nb.plots.charts import (
 from facecp_nb.plots.period import (
     PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings, regime_chart,
 )
+from .units import courses, favourites, intervals, networks, unit_layers
 from facecp_nb.plots.theme import (
     ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check,
     colour_scale, data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
@@ -26,4 +27,5 @@ __all__ = [
     "learning_curves", "left_over_chart", "onset_chart", "onsets_of", "order_chart", "paper_and_ours", "percent",
     "phases_of", "points", "rates", "rearings", "regime_chart", "saturation", "save", "shape_scale", "theme",
     "transfer_chart", "use_renderer",
+    "courses", "favourites", "intervals", "networks", "unit_layers",
 ]

@@ -25,9 +25,9 @@ from facecp_nb.study.shipped import (
     quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
 )
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
-from facecp_nb.study.measured import (
+from .measured import (
     kept, known, lifted_rows, measured_rows, network_at, plasticity_at, plasticity_rows, quoted, ship_rows, unit_rows,
-    unseen)
+    UNIT_CONTRASTS, unit_summary, unseen)
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
@@ -43,5 +43,5 @@ __all__ = [
     "strangers", "study_contrasts", "study_rows",
     "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict",
     "kept", "known", "lifted_rows", "measured_rows", "network_at", "plasticity_at", "plasticity_rows",
-    "quoted", "ship_rows", "unit_rows", "unseen",
+    "quoted", "ship_rows", "unit_rows", "unseen", "UNIT_CONTRASTS", "unit_summary",
 ]
