@@ -65,8 +65,9 @@ def networks(
     "A dot a network, a large mark a condition's mean."
     table = needed(rows, ("condition", "seed", x, y), "networks")[["condition", "seed", x, y]]
     mean = rounded(table.groupby("condition", sort=False, as_index=False)[[x, y]].mean())
-    spot = lambda name, words: dict(title=words, scale=alt.Scale(zero=False, nice=True))
-    axes = dict(x=alt.X(f"{x}:Q", **spot(x, x_title)), y=alt.Y(f"{y}:Q", axis=alt.Axis(format="%"), **spot(y, y_title)))
+    spot = lambda words: dict(title=words, scale=alt.Scale(zero=False, nice=True))
+    axes = dict(x=alt.X(f"{x}:Q", axis=alt.Axis(tickCount=8), **spot(x_title)),
+                y=alt.Y(f"{y}:Q", axis=alt.Axis(format="%"), **spot(y_title)))
     hue = _hue(table.condition)
     chosen = alt.selection_point(name="chosen", fields=["condition"], bind="legend")
     shown = lambda strong: alt.condition(chosen, alt.value(strong), alt.value(.06))
