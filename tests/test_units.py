@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from facecp_nb.core import ConfigError, DataError, seed_all
@@ -61,9 +62,9 @@ def test_the_null_equals_one_test_after_another():
 
 def test_effect_size_is_the_share_between_people():
     rng, labels = np.random.default_rng(1), np.repeat(np.arange(200), 50)
-    person = rng.normal(size=200)[labels]
+    person = stats.zscore(rng.normal(size=200))[labels]
     x = np.stack([person + rng.normal(size=10_000) * ratio for ratio in (1., 3.)], 1)
-    assert identity_selective(x, labels)["omega2"].to_numpy() == pytest.approx([.5, .1], abs=.04)
+    assert identity_selective(x, labels)["omega2"].to_numpy() == pytest.approx([.5, .1], abs=.02)
 
 
 def test_preferred_counts_the_people_that_were_raised():

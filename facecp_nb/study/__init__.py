@@ -27,7 +27,7 @@ from facecp_nb.study.shipped import (
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
 from .measured import (
     kept, known, lifted_rows, measured_rows, network_at, plasticity_at, plasticity_rows, quoted, ship_rows, unit_rows,
-    UNIT_CONTRASTS, unit_summary, unseen)
+    UNIT_CONTRASTS, plasticity_summary, unit_summary, unseen)
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
@@ -43,5 +43,6 @@ __all__ = [
     "strangers", "study_contrasts", "study_rows",
     "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict",
     "kept", "known", "lifted_rows", "measured_rows", "network_at", "plasticity_at", "plasticity_rows",
-    "quoted", "ship_rows", "unit_rows", "unseen", "UNIT_CONTRASTS", "unit_summary",
+    "quoted", "ship_rows", "unit_rows", "unseen", "UNIT_CONTRASTS",
+    "plasticity_summary", "unit_summary",
 ]

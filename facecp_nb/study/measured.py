@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNIT_CONTRASTS', 'unseen', 'known', 'network_at', 'kept', 'unit_rows', 'unit_summary', 'plasticity_at',
-           'plasticity_rows', 'lifted_rows', 'ship_rows', 'measured_rows', 'quoted']
+           'plasticity_rows', 'lifted_rows', 'plasticity_summary', 'ship_rows', 'measured_rows', 'quoted']
 
 # %% ../../nbs/library/study/09_measured.ipynb #bfa000a2
 from dataclasses import replace
@@ -17,13 +17,12 @@ from torch import Tensor, nn
 from .. import checks
 from ..core import DataError, atomic, choose, code_of, device, digest, seed_all, shipped
 from ..data import open_faces
-from ..evaluation import correlate, measure_plasticity, over_seeds, selectivity
+from ..evaluation import correlate, forecast, measure_plasticity, over_seeds, selectivity
 from ..foveation import see
 from ..models import create
 from ..training import Checkpoint
-from .config import Config, configure
-from .plans import onset_curve
-from .store import faces_of, folder, load_model, record, state_at, view_tensor
+from .config import Config
+from .store import faces_of, folder, load_model, record, run, state_at, view_tensor
 from .tables import fill
 
 # %% ../../nbs/library/study/09_measured.ipynb #bd34200a
@@ -76,7 +75,7 @@ def kept(
     "The rows of a measure on a run: read if its file is there, else made and written."
     path = folder(config) / f"{name}-{digest(code_of(entry), *parts)}.parquet"
     if path.exists(): return pd.read_parquet(path)
-    record(config)  # the run is done before anything is put beside it
+    run(config)  # it is done before anything is put beside it
     rows = make()
     with atomic(path) as t: rows.to_parquet(t, index=False)
     return rows
@@ -92,15 +91,15 @@ def unit_rows(
     fill(plan)
     choose(people, ("unseen", "known"), "people")
     out = []
-    for run in plan.itertuples():
+    for row in plan.itertuples():
+        images, labels = (unseen if people == "unseen" else known)(row.config)
         def make():
-            model = network_at(run.config, 0) if born else load_model(run.config)
-            return selectivity(model, *(unseen if people == "unseen" else known)(run.config), **settings)
-        images, labels = (unseen if people == "unseen" else known)(run.config)
+            model = network_at(row.config, 0) if born else load_model(row.config)
+            return selectivity(model, images, labels, **settings)
         about = digest(images), digest(labels), born, settings
-        rows = kept(run.config, "units", "facecp_nb.evaluation.units", make, *about)
-        accuracy = float("nan") if born else record(run.config).accuracy_full.iloc[0]
-        out.append(rows.assign(condition=run.condition, seed=run.seed, people=people, accuracy=accuracy))
+        rows = kept(row.config, "units", "facecp_nb.evaluation.units", make, *about)
+        accuracy = float("nan") if born else record(row.config).accuracy_full.iloc[0]
+        out.append(rows.assign(condition=row.condition, seed=row.seed, people=people, accuracy=accuracy))
     front = ["condition", "seed", "people", "accuracy"]
     out = pd.concat(out, ignore_index=True)
     return out[[*front, *(c for c in out if c not in front)]]
@@ -127,7 +126,8 @@ def _unit_correlations(rows, people):
         for column in ("fdr", "omega2"):
             out.append(dict(what=f"{people} | r {layer} {column}", **correlate(part, column, "accuracy")))
     some = part[part["arm"].isin(_LIFTED)]
-    return [*out, dict(what=f"{people} | r {layer} fdr, lifted", **correlate(some, "fdr", "accuracy"))]
+    lifted = [dict(what=f"{people} | r {layer} fdr, lifted", **correlate(some, "fdr", "accuracy"))] if len(some) else []
+    return [*out, *lifted]
 
 def unit_summary(
     rows: pd.DataFrame,  # of `unit_rows`
@@ -166,9 +166,9 @@ def plasticity_rows(
     out = []
     for condition, config in configs.items():
         for seed in seeds:
-            run = replace(config, seed=seed)
+            one = replace(config, seed=seed)
             for age in ages:
-                out.append(plasticity_at(run, age, **settings).assign(condition=condition, seed=seed, age=age))
+                out.append(plasticity_at(one, age, **settings).assign(condition=condition, seed=seed, age=age))
     out = pd.concat(out, ignore_index=True)
     front = ["condition", "seed", "age"]
     return out[[*front, *(c for c in out if c not in front)]]
@@ -183,15 +183,33 @@ def lifted_rows(
     some = plan[(plan["arm"] == choose(arm, plan["arm"].unique(), "arm")) & (plan.share > 0)]
     fill(some)
     out = []
-    for run in some.itertuples():
-        measured = plasticity_at(run.config.base(), run.config.onset, **settings)
-        final = record(run.config).accuracy_full.iloc[0]
-        out.append(measured.assign(arm=str(run.config.onset), seed=run.seed, onset=run.config.onset, final=final))
+    for row in some.itertuples():
+        measured = plasticity_at(row.config.base(), row.config.onset, **settings)
+        final = record(row.config).accuracy_full.iloc[0]
+        out.append(measured.assign(arm=str(row.config.onset), seed=row.seed, onset=row.config.onset, final=final))
     out = pd.concat(out, ignore_index=True).drop_duplicates(["arm", "seed"], ignore_index=True)
     front = ["arm", "seed", "onset", "final"]
     return out[[*front, *(c for c in out if c not in front)]]
 
 # %% ../../nbs/library/study/09_measured.ipynb #4487c4aa
+def plasticity_summary(
+    rows: pd.DataFrame,    # of `plasticity_rows`
+    lifted: pd.DataFrame,  # of `lifted_rows`
+    measures,              # names of columns
+) -> pd.DataFrame:         # `what`, and the numbers that it has
+    "Means by condition and age; skill, skill beside the onset, and correlations of every measure at the lifting."
+    means = rows.groupby(["condition", "age"], sort=False)[[*measures, "fisher_error"]].mean().reset_index()
+    out = [means.assign(what=means.condition + " | " + means.age.astype(str))]
+    for name in ["onset", *measures]:
+        beside = [name] if name == "onset" else ["onset", name]
+        row = dict(what=f"lifted | {name}", **forecast(lifted, [name], "final"),
+                   beside=forecast(lifted, beside, "final")["skill"])
+        out.append(pd.DataFrame([row | {k: v for k, v in correlate(lifted, name, "final").items()
+                                        if k in ("r", "within", "within_low", "within_high")}]))
+    ends = lifted.groupby("onset", as_index=False)[["final", *measures]].mean()
+    return pd.concat([*out, ends.assign(what="lifted in | " + ends.onset.astype(str))], ignore_index=True)
+
+# %% ../../nbs/library/study/09_measured.ipynb #21a47cae
 def ship_rows(
     rows: pd.DataFrame,
     name: str,       # of the chapter's file, e.g. 'units'
