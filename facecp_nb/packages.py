@@ -18,13 +18,14 @@ PACKAGES = {
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
     "recovery": ("distill", "plasticity"),
     "evaluation": (
-        "intervals", "regions", "units", "similarity", "brains", "verification", "openset",
+        "intervals", "regions", "units", "plasticity", "across", "similarity", "brains",
+        "verification", "openset",
     ),
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
-        "digits", "digit_studies", "verifier",
+        "measured", "digits", "digit_studies", "verifier",
     ),
-    "plots": ("theme", "charts", "period", "brain", "plane", "neighbours"),
+    "plots": ("theme", "charts", "period", "units", "brain", "plane", "neighbours"),
     "widgets": (),
     "cli": (),
 }

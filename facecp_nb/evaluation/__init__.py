@@ -10,7 +10,10 @@ from facecp_nb.evaluation.intervals import (
     accuracy, compare, compare_all, crossed_error, holm, interval, judge, power_note, smallest_effect,
 )
 from .regions import region_masks, region_metrics
-from .units import identity_selective, permutation_null
+from facecp_nb.evaluation.units import (
+    identity_selective, permutation_null, STRONG, preferred, relu_layers, sampled_units, selectivity,
+    split_half, stream,
+)
 from facecp_nb.evaluation.openset import (
     ENROL, Gallery, best_matches, dir_at, enrol, identify, open_set_curve,
 )
@@ -27,6 +30,11 @@ from facecp_nb.evaluation.similarity import (
 from facecp_nb.evaluation.brains import (
     IMAGE_ENDINGS, MOST_BYTES, Brain, load_brain, load_responses, load_stimuli, open_brain, resized,
 )
+from facecp_nb.evaluation.plasticity import (
+    MEASURES, dealt_labels, distance_from_birth, effective_rank, features_and_silence, fisher_trace,
+    gradient_noise, measure_plasticity, part_of, sharpness, slopes,
+)
+from .across import correlate, forecast, over_seeds
 
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #e7ac0046
 __all__ = [
@@ -39,5 +47,8 @@ __all__ = [
     "agreement", "compare_rdms", "crossnobis", "hmax_features", "layer_features", "noise_ceiling",
     "partial_agreement", "pictures_in", "pixel_features", "power_curve", "random_features", "rdm",
     "simulate_brain", "split_reliability", "variance_explained", "IMAGE_ENDINGS", "MOST_BYTES", "Brain",
-    "load_brain", "load_responses", "load_stimuli", "open_brain", "resized",
+    "load_brain", "load_responses", "load_stimuli", "open_brain", "resized", "STRONG", "preferred",
+    "relu_layers", "sampled_units", "selectivity", "split_half", "stream", "MEASURES", "dealt_labels",
+    "distance_from_birth", "effective_rank", "features_and_silence", "fisher_trace", "gradient_noise",
+    "measure_plasticity", "part_of", "sharpness", "slopes", "correlate", "forecast", "over_seeds",
 ]

@@ -22,6 +22,7 @@ from facecp_nb.plots.theme import (
 )
 from .plane import paths_chart, plane_chart, interval_map, plane_scrub
 from .brain import agreement_chart, layer_chart, power_chart, rdm_explorer
+from .units import courses, favourites, intervals, networks, unit_layers
 
 # %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "onsets_of", "order_chart", "paper_and_ours", "percent", "phases_of", "points", "rates", "rearings",
     "regime_chart", "saturation", "save", "shape_scale", "theme", "transfer_chart", "use_renderer",
     "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart", "agreement_chart",
-    "layer_chart", "power_chart", "rdm_explorer", "interval_map", "plane_scrub",
+    "layer_chart", "power_chart", "rdm_explorer", "interval_map", "plane_scrub", "courses",
+    "favourites", "intervals", "networks", "unit_layers",
 ]

@@ -39,6 +39,10 @@ from facecp_nb.study.digit_studies import (
     DIGIT_STUDIES, compared, digit_rows, digit_strangers, digit_summary, falling, ladder_gaps,
     plane_harms, ship_digits,
 )
+from facecp_nb.study.measured import (
+    kept, known, lifted_rows, measured_rows, network_at, plasticity_at, plasticity_rows, quoted,
+    ship_rows, unit_rows, UNIT_CONTRASTS, plasticity_summary, unit_summary, unseen,
+)
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
@@ -57,5 +61,7 @@ __all__ = [
     "Verification", "embedding_of", "locate", "recogniser_embedder", "run_embedder", "run_network",
     "verify", "LIFTINGS", "SHOWN", "Life", "lesson", "rear_lives", "DIGIT_STUDIES", "compared",
     "digit_rows", "digit_strangers", "digit_summary", "falling", "ladder_gaps", "plane_harms",
-    "ship_digits",
+    "ship_digits", "kept", "known", "lifted_rows", "measured_rows", "network_at", "plasticity_at",
+    "plasticity_rows", "quoted", "ship_rows", "unit_rows", "unseen", "UNIT_CONTRASTS",
+    "plasticity_summary", "unit_summary",
 ]
