@@ -8,7 +8,7 @@ import torch
 from facecp_nb.core import ConfigError, DataError
 from facecp_nb.evaluation import compare_all
 from facecp_nb.study import (
-    DIGIT_STUDIES, LIFTINGS, Life, answered, compared, digit_rows, digit_strangers, falling, lesson, rear_lives,
+    DIGIT_STUDIES, LIFTINGS, Life, digit_answers, compared, digit_rows, digit_strangers, falling, lesson, rear_lives,
 )
 from facecp_nb.study import digits
 
@@ -78,7 +78,7 @@ def test_a_life_that_cannot_be_lived_is_refused(wrong, words):
 
 def test_nothing_to_rear_or_to_answer():
     with pytest.raises(ConfigError, match="nothing to rear"): rear_lives({})
-    with pytest.raises(DataError, match="no rows of 'x'"): answered(digit_rows("orders"), "x")
+    with pytest.raises(DataError, match="no rows of 'x'"): digit_answers(digit_rows("orders"), "x")
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -108,7 +108,7 @@ def test_shipped_rows_can_be_made_again():
 def test_stored_answers_are_the_stored_accuracy():
     rows = digit_rows("orders")
     for name in rows.condition.unique()[:3]:
-        by_seed = answered(rows, name).groupby("seed").correct.mean()
+        by_seed = digit_answers(rows, name).groupby("seed").correct.mean()
         assert by_seed.tolist() == pytest.approx(rows[rows.condition == name].sort_values("seed").accuracy.tolist())
 
 
@@ -116,7 +116,7 @@ def test_comparisons_are_those_of_the_evaluation():
     rows = digit_rows("orders")
     pairs = {"a": ("c>m>c, one stream", "m>c>c, one stream"), "b": ("c>c>c, two paths", "c>c>c, two paths")}
     for of in ("accuracy", "right"):
-        one = compare_all({n: (answered(rows, a, of=of), answered(rows, b, of=of)) for n, (a, b) in pairs.items()})
+        one = compare_all({n: (digit_answers(rows, a, of=of), digit_answers(rows, b, of=of)) for n, (a, b) in pairs.items()})
         for column in ("difference", "low", "high", "p", "p_holm"):
             assert compared(rows, pairs, of)[column].tolist() == pytest.approx(one[column].tolist(), abs=1e-12)
 

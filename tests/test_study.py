@@ -205,7 +205,7 @@ def test_relabelled_faces_teach_other_names_and_leave_validation_alone():
 def test_momentum_is_dropped_without_restarting_a_schedule_that_follows_results():
     late = dict(study.PUBLISHED, rearing="mouth:8 > full", epochs=10)  # no patience left: the rate has fallen by then
     kept, dropped = (study.history(small(**late, reset=reset)) for reset in ("none", "momentum"))
-    assert kept.rate.tolist() == dropped.rate.tolist() and kept.train_loss[8] != dropped.train_loss[8]
+    assert kept.rate.tolist() == dropped.rate.tolist() and kept.train_loss[9] != dropped.train_loss[9]
 
 def test_a_changed_onset_is_refused_where_there_is_none():
     past = dict(rearing="mouth:1 > full")

@@ -196,7 +196,8 @@ def test_open_set_is_as_slow_code_says():
 @pytest.mark.parametrize("name, theirs, more", [("arcface", "ArcFaceLoss", dict(margin=28.6478898)), ("cosface", "CosFaceLoss", {})])
 def test_heads_agree_with_pytorch_metric_learning(name, theirs, more):
     "Release 2.9 takes ArcFace's margin in degrees; .5 radians are 28.65 of them."
-    losses = pytest.importorskip("pytorch_metric_learning.losses")
+    pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning import losses
     torch.manual_seed(0)
     head, x, y = models.head(name, 16, 7).double(), torch.randn(40, 16, dtype=torch.float64), torch.arange(40) % 7
     referee = getattr(losses, theirs)(7, 16, scale=64, **(more or dict(margin=.35))).double()

@@ -36,7 +36,7 @@ from facecp_nb.study.verifier import (
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
 from .digits import LIFTINGS, SHOWN, Life, lesson, rear_lives
 from facecp_nb.study.digit_studies import (
-    DIGIT_STUDIES, compared, digit_rows, digit_strangers, digit_summary, falling, ladder_gaps,
+    DIGIT_STUDIES, compared, digit_answers, digit_rows, digit_strangers, digit_summary, falling, ladder_gaps,
     plane_harms, ship_digits,
 )
 from facecp_nb.study.measured import (
@@ -54,7 +54,7 @@ __all__ = [
     "STUDIES", "TEACHERS", "constant_windows", "contrasts", "deficit_windows", "halves", "lasting",
     "onset_curve", "order_test", "percent_of", "placebos", "plan", "plane", "reared_views", "regimes",
     "resets", "scale", "taught_halves", "teachers", "times", "whole_story", "with_seeds", "by_seed",
-    "difference", "differences", "fill", "filled", "grid", "histories", "publish", "answered", "held",
+    "difference", "differences", "fill", "filled", "grid", "histories", "publish", "answered", "digit_answers", "held",
     "own_epochs", "reared_and_tested", "seed_differences", "table", "tested", "validated", "quote",
     "ship", "shipped_contrasts", "shipped_rows", "strangers", "study_contrasts", "study_rows", "takes",
     "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict", "ALIGN", "FaceEmbedder",
