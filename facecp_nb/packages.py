@@ -17,9 +17,9 @@ PACKAGES = {
     "models": ("backbones", "taps", "recogniser", "linear"),
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
     "recovery": ("distill",),
-    "evaluation": ("intervals", "regions", "units"),
-    "study": ("config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts"),
-    "plots": ("theme", "charts", "period"),
+    "evaluation": ("intervals", "regions", "units", "attribution"),
+    "study": ("config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts", "looking"),
+    "plots": ("theme", "charts", "period", "inside"),
     "widgets": (),
     "cli": (),
 }

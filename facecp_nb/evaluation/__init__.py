@@ -5,12 +5,18 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/evaluation/00_evaluation.ipynb #15a54a16
+# %% ../../nbs/library/evaluation/00_evaluation.ipynb #97d6a585
 from .intervals import (
     accuracy, compare, compare_all, crossed_error, holm, interval, judge, power_note, smallest_effect)
 from .regions import region_masks, region_metrics
 from .units import identity_selective, permutation_null
+from .attribution import (
+    AVERAGE_SHAPE, ERASURES, LEAST, METHODS, SHARES, answer_drop, area, attribute, changed_pixels, coarse, erase, impute,
+    lay_back, randomised, rank_likeness, region_tests, relevance, score_maps, to_average)
 
-# %% ../../nbs/library/evaluation/00_evaluation.ipynb #e7ac0046
+# %% ../../nbs/library/evaluation/00_evaluation.ipynb #c3a12b33
 __all__ = ["accuracy", "compare", "compare_all", "crossed_error", "holm", "interval", "judge", "power_note",
            "smallest_effect", "region_masks", "region_metrics", "identity_selective", "permutation_null"]
+__all__ += ["AVERAGE_SHAPE", "ERASURES", "LEAST", "METHODS", "SHARES", "answer_drop", "area", "attribute",
+            "changed_pixels", "coarse", "erase", "impute", "lay_back", "randomised", "rank_likeness", "region_tests",
+            "relevance", "score_maps", "to_average"]
