@@ -335,6 +335,7 @@ def score_maps(
     maps: Tensor,       # (B,H,W)
     masks: Tensor,      # (B,R,H,W) bool: the pixels of each feature
     costs: Tensor,      # (B,R) what the exchange of each feature costs, nats
+    least: float = LEAST,
 ) -> pd.DataFrame:      # B rows: pointing, auc (0..1) and rank (-1..1); NaN where there is no truth
     "How well heat finds what the exchanges say."
     heat, masks, costs = (np.asarray(t.detach().cpu()) for t in (maps.flatten(1), masks.flatten(2), costs))
@@ -348,5 +349,5 @@ def score_maps(
     found = pd.DataFrame(dict(pointing=hit[rows, heat.argmax(1)].astype(float), auc=auc, rank=rank))
     flat = np.where(inside, ranks, ranks.max(1, keepdims=True)).std(1) == 0
     found.loc[flat, "rank"] = 0.
-    known = (costs.max(1) >= LEAST) & (n > 0) & (n < inside.sum(1))
+    known = (costs.max(1) >= least) & (n > 0) & (n < inside.sum(1))
     return found.where(pd.Series(known), np.nan)

@@ -25,6 +25,10 @@ from facecp_nb.study.shipped import (
     quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
 )
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
+from facecp_nb.study.looking import (
+    ASKED, FEATURES, LOOKERS, Exchanges, exchanges, look_once, looker, looking, looks, make_twins, quote_looks, sampled,
+    score_table, shipped_looks,
+)
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
@@ -39,4 +43,8 @@ __all__ = [
     "reared_and_tested", "table", "tested", "validated", "quote", "ship", "shipped_contrasts", "shipped_rows",
     "strangers", "study_contrasts", "study_rows",
     "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict",
+]
+__all__ += [
+    "ASKED", "FEATURES", "LOOKERS", "Exchanges", "exchanges", "look_once", "looker", "looking", "looks", "make_twins",
+    "quote_looks", "sampled", "score_table", "shipped_looks",
 ]
