@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/plots/00_plots.ipynb #5a87d497
+# %% ../../nbs/library/plots/00_plots.ipynb #f4b58fe2
 from facecp_nb.plots.charts import (
     METRICS, by_condition, confusion_of_views, distance_histograms, epoch_axis, faces, fovea, learning_curves,
     left_over_chart, onsets_of, paper_and_ours, saturation, transfer_chart,
@@ -13,12 +13,13 @@ from facecp_nb.plots.charts import (
 from facecp_nb.plots.period import (
     PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings, regime_chart,
 )
+from .inside import heat_explorer, overlay, score_chart, use_and_heat
 from facecp_nb.plots.theme import (
     ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH, check,
     colour_scale, data_uri, finish, in_order, percent, points, save, shape_scale, theme, use_renderer,
 )
 
-# %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
+# %% ../../nbs/library/plots/00_plots.ipynb #cdfc4030
 __all__ = [
     "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FIGURE_FORMATS", "METRICS", "PHASES", "SHAPES",
     "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions", "confusion_of_views",
@@ -27,3 +28,4 @@ __all__ = [
     "phases_of", "points", "rates", "rearings", "regime_chart", "saturation", "save", "shape_scale", "theme",
     "transfer_chart", "use_renderer",
 ]
+__all__ += ["heat_explorer", "overlay", "score_chart", "use_and_heat"]

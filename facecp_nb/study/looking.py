@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['REARED', 'LOOKERS', 'FEATURES', 'ASKED', 'LOOKS', 'looking', 'newborn', 'shuffled', 'looker', 'sampled', 'make_twins',
-           'Exchanges', 'exchanges', 'look_once', 'looks', 'shipped_looks', 'score_table', 'quote_looks']
+           'Exchanges', 'exchanges', 'look_once', 'looks', 'shipped_looks', 'score_table', 'quote_looks', 'load_run',
+           'look_at']
 
 # %% ../../nbs/library/study/09_looking.ipynb #f0d435ad
 import io
@@ -20,16 +21,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..core import atomic, choose, code_of, device, digest, home, progress, seed_all, shipped
-from ..data import crop, decode
+from ..core import (
+    FaceCPError, StoreError, atomic, choose, code_of, device, digest, home, progress, seed_all, shipped)
+from ..data import FaceSet, crop, decode
 from ..evaluation import (
-    LEAST, METHODS, answer_drop, attribute, changed_pixels, coarse, interval, region_masks, region_metrics, score_maps)
+    LEAST, METHODS, answer_drop, attribute, changed_pixels, coarse, interval, lay_back, region_masks, region_metrics, score_maps)
 from ..models import Network, create, groups
 from ..people import FACTORS, remake
 from .config import Config
 from .plans import plan, whole_story
 from .scoring import answers
-from .store import SPLITS_OF_A_RUN, faces_of, key, load_model, view_tensor
+from .store import SPLITS_OF_A_RUN, faces_of, key, load_model, show, view_tensor
 from .tables import fill
 from .trainer import Material, train
 from ..training import scored
@@ -54,7 +56,7 @@ def newborn(config: Config) -> Network:
 def _dealt(config):
     "What the run of `config` is trained from, with the training labels dealt out at random."
     faces, generator = faces_of(config), torch.Generator().manual_seed(config.seed)
-    names = {s: faces.labels[torch.from_numpy((faces.records.split == s).to_numpy())] for s in SPLITS_OF_A_RUN}
+    names = {s: faces.labels[np.flatnonzero(faces.records.split == s)] for s in SPLITS_OF_A_RUN}
     names["train"] = names["train"][torch.randperm(len(names["train"]), generator=generator)]
     views = {s: {"full": view_tensor(config, "full", s)} for s in ("train", "validation")}
     return Material(views, {s: n.to(device()) for s, n in names.items()}, len(faces.people))
@@ -277,3 +279,38 @@ def quote_looks(
             f"the sentence says {value} for {condition}, {method}, {score}; the stored rows {found['mean']:.3f}"
         out.append((condition, method, score, value, *(round(found[c], 3) for c in ("mean", "low", "high"))))
     return pd.DataFrame(out, columns=["condition", "method", "score", "said", "stored", "low", "high"])
+
+# %% ../../nbs/library/study/09_looking.ipynb #233d5a14
+def load_run(
+    name: str,  # a key of the store, or its first characters
+) -> tuple[Network, Config]:
+    "The scored network of a stored run, and its configuration; `StoreError` if there is none, or it is not done."
+    found = show(name)
+    if "record" not in found: raise StoreError(f"Run {found['key']} is not finished. `facecp runs ls` lists the runs.")
+    config = Config(**found["config"])
+    model = create(config.arch, int(found["record"]["people"]), config.size, inputs=config.inputs)
+    model.load_state_dict(load_file(home() / found["key"] / "weights.safetensors"))
+    return model.to(device()).eval(), config
+
+def _people_of(config):
+    "Whom the classes of a run stand for; numbers where its pictures are gone."
+    try: return faces_of(config).people
+    except FaceCPError: return []
+
+def look_at(
+    model: Network,
+    config: Config,            # of the run
+    faces: FaceSet,            # any pictures
+    method: str = "gradcam",   # one of `METHODS`
+) -> tuple[pd.DataFrame, list[Tensor]]:  # image, person, named, asked, region numbers; a map (H,W) a picture, 0..1
+    "Heat maps on the uncropped pictures, and their region table."
+    crops, records = faces.crops(config.size).to(device()), faces.records
+    people, named = _people_of(config), answers(model, crops)
+    known = {p: i for i, p in enumerate(people)}
+    asked = torch.tensor([known.get(p, int(n)) for p, n in zip(records["person"], named)])
+    maps = attribute(model, crops, asked, method).cpu()
+    called = lambda i: people[i] if people else f"class {i}"
+    rows = records[["image", "person"]].assign(named=[called(int(i)) for i in named], asked=[called(int(i)) for i in asked])
+    regions = region_metrics(255 * maps, faces.landmarks, faces.boxes)
+    shapes = records[["height", "width"]].astype(int).itertuples(index=False, name=None)
+    return pd.concat([rows, regions.round(4)], axis=1), lay_back(maps, faces.boxes, list(shapes))
