@@ -9,15 +9,14 @@ __all__ = ['overlay', 'heat_explorer', 'score_chart', 'use_and_heat']
 from collections.abc import Mapping
 
 import altair as alt
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from .. import checks
 from .theme import (
-    CONDITION_COLOURS, GREY, VIEW_COLOURS, Bare, colour_scale, data_uri, finish, folded, in_order, legend, needed,
-    plain_scale, room, rounded, shape_scale)
+    CONDITION_COLOURS, GREY, VIEW_COLOURS, Bare, colour_scale, data_uri, finish, in_order, legend, needed, plain_scale,
+    room, rounded, shape_scale)
 
 # %% ../../nbs/library/plots/04_inside.ipynb #d0feee2d
 _RAMP = torch.tensor([[20., 20, 50], [90, 25, 110], [190, 55, 80], [245, 140, 40], [250, 235, 130]])  # cold to hot
@@ -78,7 +77,8 @@ def score_chart(
 ) -> Bare:
     "Means with intervals, seeds beneath, one line a name; several colours stand above each other in a line."
     own = table[["seeds"]].reset_index(drop=True)
-    full = needed(table.drop(columns="seeds"), (row, colour, "mean", "low", "high"), "score_chart")
+    full = table.drop(columns="seeds").rename(columns=dict(low="from", high="to"))  # no shares, so no `low` and `high`
+    full = needed(full, (row, colour, "mean", "from", "to"), "score_chart")
     lines, colours = list(dict.fromkeys(full[row])), list(dict.fromkeys(full[colour]))
     dots = rounded(full[[row, colour]].assign(seed=own["seeds"]).explode("seed").astype({"seed": float}))
     fixed = set(colours) <= {*VIEW_COLOURS, *CONDITION_COLOURS, "nose"}
@@ -87,16 +87,18 @@ def score_chart(
     paint = alt.Color(f"{colour}:N", scale=hue, sort=colours, title=None, legend=legend(colours))
     x = lambda c: alt.X(f"{c}:Q", title=axis, scale=alt.Scale(zero=False))
     marks = [
-        alt.Chart(dots).mark_point(size=14, filled=True, opacity=.5, shape="circle").encode(x=x("seed"), color=paint, **y),
-        alt.Chart(full).mark_rule(strokeWidth=2).encode(x=x("low"), x2="high:Q", color=paint, **y),
+        alt.Chart(dots).mark_point(size=14, filled=True, opacity=.5, shape="circle").encode(
+            x=x("seed"), color=paint, **y),
+        alt.Chart(full).mark_rule(strokeWidth=2).encode(x=x("from"), x2="to:Q", color=paint, **y),
         alt.Chart(full).mark_point(size=70, filled=True).encode(
             x=x("mean"), color=paint, shape=alt.Shape(f"{colour}:N", sort=colours, title=None, legend=legend(colours)),
-            tooltip=[row, colour, alt.Tooltip("mean:Q", format=".2f"), alt.Tooltip("low:Q", format=".2f"),
-                     alt.Tooltip("high:Q", format=".2f")], **y)]
+            tooltip=[row, colour, alt.Tooltip("mean:Q", format=".2f"), alt.Tooltip("from:Q", format=".2f"),
+                     alt.Tooltip("to:Q", format=".2f")], **y)]
     if chance is not None:
         rule = alt.Chart(pd.DataFrame(dict(chance=[chance]))).mark_rule(strokeDash=[4, 3], color=GREY)
         marks.insert(0, rule.encode(x=alt.X("chance:Q", title=axis)))
-    said = "; ".join(f"{r[row]}, {r[colour]}: {r['mean']:.2f} ({r['low']:.2f} to {r['high']:.2f})" for _, r in full.iterrows())
+    said = "; ".join(f"{r[row]}, {r[colour]}: {r['mean']:.2f} ({r['from']:.2f} to {r['to']:.2f})"
+                     for _, r in full.iterrows())
     height = alt.Step(max(9, 26 // len(colours)), **{"for": "offset"})
     chart = alt.layer(*marks).properties(width=room(lines, axis=20), height=height)
     return finish(chart, title, f"Dots with 95 % intervals of {axis}. {said}."
