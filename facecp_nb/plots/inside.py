@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['overlay', 'heat_explorer', 'score_chart', 'use_and_heat']
 
-# %% ../../nbs/library/plots/04_inside.ipynb #e0d72c65
+# %% ../../nbs/library/plots/04_inside.ipynb #88da4064
 from collections.abc import Mapping
 
 import altair as alt
@@ -15,10 +15,10 @@ import torch.nn.functional as F
 
 from .. import checks
 from .theme import (
-    CONDITION_COLOURS, GREY, VIEW_COLOURS, Bare, colour_scale, data_uri, finish, in_order, legend, needed, plain_scale,
-    room, rounded, shape_scale)
+    CONDITION_COLOURS, GREY, PLAIN_SHAPES, VIEW_COLOURS, Bare, colour_scale, data_uri, finish, in_order, legend, needed,
+    plain_scale, room, rounded, shape_scale)
 
-# %% ../../nbs/library/plots/04_inside.ipynb #d0feee2d
+# %% ../../nbs/library/plots/04_inside.ipynb #42555484
 _RAMP = torch.tensor([[20., 20, 50], [90, 25, 110], [190, 55, 80], [245, 140, 40], [250, 235, 130]])  # cold to hot
 
 def overlay(
@@ -35,7 +35,7 @@ def overlay(
     colour = torch.lerp(_RAMP[low], _RAMP[low + 1], (place - low)[..., None]).permute(0, 3, 1, 2)
     return torch.lerp(grey.expand(-1, 3, -1, -1), colour, share * (.35 + .65 * heat[:, None])).round().byte()
 
-# %% ../../nbs/library/plots/04_inside.ipynb #54e48b0e
+# %% ../../nbs/library/plots/04_inside.ipynb #34954bc4
 def heat_explorer(
     pictures: Mapping[str, torch.Tensor],  # network -> (M,3,H,W) uint8, a picture a method
     methods: list[str],                    # M names
@@ -46,7 +46,7 @@ def heat_explorer(
     "One face, seen by all methods in a row; a menu chooses the network, a slider the method that is shown large."
     checks.same_length(methods=methods, pictures=next(iter(pictures.values())))
     rows = pd.DataFrame([
-        dict(network=network, at=k, method=method, note=notes[network][k], url=data_uri(picture, 70))
+        dict(network=network, at=k, method=method, note=notes[network][k], url=data_uri(picture, 45))
         for network, stack in pictures.items() for k, (method, picture) in enumerate(zip(methods, stack))])
     chosen = alt.param(name="network", value=next(iter(pictures)),
                        bind=alt.binding_select(options=list(pictures), name="network "))
@@ -65,7 +65,7 @@ def heat_explorer(
     return finish(chart, title, f"One face with the heat maps of {len(methods)} methods for {len(pictures)} networks, "
                                 f"chosen by a menu and a slider. {said}.")
 
-# %% ../../nbs/library/plots/04_inside.ipynb #9f7660a2
+# %% ../../nbs/library/plots/04_inside.ipynb #9d39f756
 def score_chart(
     table: pd.DataFrame,          # a row a dot: the two columns below, mean, low, high, seeds (a list of values)
     *,
@@ -84,14 +84,15 @@ def score_chart(
     fixed = set(colours) <= {*VIEW_COLOURS, *CONDITION_COLOURS, "nose"}
     hue = _feature_scale(colours) if fixed else plain_scale(colours)
     y = dict(y=alt.Y(f"{row}:N", sort=lines, title=None), yOffset=alt.YOffset(f"{colour}:N", sort=colours))
-    paint = alt.Color(f"{colour}:N", scale=hue, sort=colours, title=None, legend=legend(colours))
+    key = dict(sort=colours, title=None, legend=legend(colours))
+    paint = alt.Color(f"{colour}:N", scale=hue, **key)
     x = lambda c: alt.X(f"{c}:Q", title=axis, scale=alt.Scale(zero=False))
     marks = [
-        alt.Chart(dots).mark_point(size=14, filled=True, opacity=.5, shape="circle").encode(
-            x=x("seed"), color=paint, **y),
         alt.Chart(full).mark_rule(strokeWidth=2).encode(x=x("from"), x2="to:Q", color=paint, **y),
+        alt.Chart(dots).mark_point(size=24, filled=True, shape="circle", stroke="white", strokeWidth=.8).encode(
+            x=x("seed"), color=paint, **y),
         alt.Chart(full).mark_point(size=70, filled=True).encode(
-            x=x("mean"), color=paint, shape=alt.Shape(f"{colour}:N", sort=colours, title=None, legend=legend(colours)),
+            x=x("mean"), color=paint, shape=alt.Shape(f"{colour}:N", scale=plain_scale(colours, PLAIN_SHAPES), **key),
             tooltip=[row, colour, alt.Tooltip("mean:Q", format=".2f"), alt.Tooltip("from:Q", format=".2f"),
                      alt.Tooltip("to:Q", format=".2f")], **y)]
     if chance is not None:
@@ -110,7 +111,7 @@ def _feature_scale(names):
     found = dict(zip(scale.domain, scale.range)) | dict(nose="#7A8B69")
     return alt.Scale(domain=list(names), range=[found[n] for n in names])
 
-# %% ../../nbs/library/plots/04_inside.ipynb #d5e63579
+# %% ../../nbs/library/plots/04_inside.ipynb #586f61e6
 def use_and_heat(
     table: pd.DataFrame,  # condition, seed, method, use, heat: a row a network and method
     *,
@@ -118,7 +119,7 @@ def use_and_heat(
     title: str = "",
 ) -> Bare:
     "Heat against use, a panel a method, a dot a network."
-    rows = needed(table, ("condition", "seed", "method", "use", "heat"), "use_and_heat")
+    rows = needed(table, ("condition", "seed", "method", "use", "heat"), "use_and_heat").round(dict(use=2, heat=1))
     order, methods = in_order(rows["condition"]), list(dict.fromkeys(rows["method"]))
     key = dict(title=None, legend=legend(order))
     def panel(method, first):

@@ -37,7 +37,7 @@ from .trainer import Material, train
 from ..training import scored
 
 # %% ../../nbs/library/study/09_looking.ipynb #b571ae6b
-REARED = ("full", "mouth", "early", "late", "late+equal-clean", "late+kd+at")
+REARED = ("full", "mouth", "early", "late", "late+equal-clean", "full+equal-updates", "late+kd+at")
 LOOKERS = (*REARED, "untrained", "label-shuffled")
 
 def looking(
