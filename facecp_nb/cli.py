@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'runs_app', 'repository', 'find_chapter', 'parameters_of', 'read_value', 'kernel_manager', 'execute',
            'run_chapter', 'rear_one', 'fill_study', 'own_device', 'ls', 'show_run', 'gc', 'write_faces', 'site',
-           'check_machine', 'main', 'verify_pairs']
+           'check_machine', 'look_inside', 'main', 'verify_pairs']
 
-# %% ../nbs/library/17_cli.ipynb #22d05933
+# %% ../nbs/library/17_cli.ipynb #8f47c47e
 import ast
 import json
 import math
@@ -24,7 +24,7 @@ import typer
 
 from .core import PROFILES, ConfigError, FaceCPError, choose, home
 
-# %% ../nbs/library/17_cli.ipynb #08781064
+# %% ../nbs/library/17_cli.ipynb #dce38501
 app = typer.Typer(
     help="When must the missing part of a face arrive for a network to learn it?",
     no_args_is_help=True,
@@ -36,7 +36,7 @@ app.add_typer(runs_app, name="runs")
 
 def _say(*words: object): print(*words, file=sys.stderr)
 
-# %% ../nbs/library/17_cli.ipynb #fd5be13b
+# %% ../nbs/library/17_cli.ipynb #3571ddf9
 def repository() -> Path:  # the folder that holds settings.ini and nbs/
     "The checkout at or above the working folder, else the one beside the package; `ConfigError` if there is none."
     here = Path.cwd()
@@ -55,7 +55,7 @@ def find_chapter(
     if len(found) == 1: return found[0]
     raise ConfigError(f"{len(found)} chapters fit {name!r}. There are: {', '.join(p.stem for p in files)}.")
 
-# %% ../nbs/library/17_cli.ipynb #6ecae948
+# %% ../nbs/library/17_cli.ipynb #a4e9c832
 def parameters_of(
     notebook: Path,  # a chapter
 ) -> dict:           # name -> default
@@ -95,7 +95,7 @@ def _named(option: str, text: str) -> tuple[str, str]:
     if not equals: raise ConfigError(f"{option} {text!r} has no value. Write {option} name=value.")
     return name, value
 
-# %% ../nbs/library/17_cli.ipynb #3f095ecd
+# %% ../nbs/library/17_cli.ipynb #07d4f50e
 def kernel_manager(
     log: Path,  # the file for what the kernel's process says besides its messages
 ) -> type:      # a manager of kernels, for nbclient's and papermill's `kernel_manager_class`
@@ -118,7 +118,7 @@ def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
-# %% ../nbs/library/17_cli.ipynb #20710960
+# %% ../nbs/library/17_cli.ipynb #5fab0239
 def _terminal() -> str | None:
     "A name under which the chapter's kernel can write its progress to this process's standard error, or None."
     path = Path(f"/proc/{os.getpid()}/fd/2")
@@ -232,7 +232,7 @@ def _as_text(rows) -> str:
     if "seconds" in shown: shown["seconds"] = shown.seconds.round(1)
     return shown.drop(columns=[c for c in _NOT_SHOWN if c in shown]).to_string(index=False)
 
-# %% ../nbs/library/17_cli.ipynb #73b458a5
+# %% ../nbs/library/17_cli.ipynb #397e249f
 @app.command("rear")
 def rear_one(
     rearing: Annotated[str, typer.Argument(help="e.g. 'mouth:15 > full'")],
@@ -357,7 +357,7 @@ def _devices() -> list[str]:
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"): return visible.split(",")
     return [str(i) for i in range(torch.cuda.device_count())]
 
-# %% ../nbs/library/17_cli.ipynb #77256af9
+# %% ../nbs/library/17_cli.ipynb #92417752
 @runs_app.command()
 def ls():
     "List the kept runs."
@@ -379,7 +379,7 @@ def gc(dry: Annotated[bool, typer.Option("--dry", help="only say what would go")
     gone = study.collect(dry=dry)
     print(f"{len(gone)} runs {'would be' if dry else 'were'} deleted, {gone.megabytes.sum():.1f} MB.")
 
-# %% ../nbs/library/17_cli.ipynb #302ca594
+# %% ../nbs/library/17_cli.ipynb #2333bb4f
 def _words(text: str) -> tuple[str, ...]:
     "The words of `text` between its commas."
     return tuple(word.strip() for word in text.split(",") if word.strip())
@@ -405,7 +405,7 @@ def write_faces(
         )
     print(f"{len(table):,} pictures of {people} people in {out}")
 
-# %% ../nbs/library/17_cli.ipynb #4c91c91e
+# %% ../nbs/library/17_cli.ipynb #41249720
 @app.command()
 def site():
     "Build the course's site into _docs/ (inside a checkout)."
@@ -438,7 +438,45 @@ def check_machine():
     )
     for part, said in found.items(): print(f"{part:12}{said}")
 
-# %% ../nbs/library/17_cli.ipynb #004871d4
+# %% ../nbs/library/17_cli.ipynb #ee11e2d4
+@app.command("look")
+def look_inside(
+    run: Annotated[str, typer.Option(help="key of a stored run, or its first characters")],
+    data: Annotated[str, typer.Option(help="'rendered', or a folder of photographs, a sub-folder each")] = "rendered",
+    method: Annotated[str, typer.Option(help="gradcam, hirescam, scorecam, lrp, occlusion")] = "gradcam",
+    limit: Annotated[int, typer.Option(help="at most so many pictures", min=1)] = 100,
+    out: Annotated[Path | None, typer.Option(help="folder for the results")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+):
+    "Write heat maps (PNG) and the table of regions (CSV) of a stored run."
+    from facecp_nb import data as sources
+    from facecp_nb import study
+    from facecp_nb.evaluation import METHODS
+    choose(method, METHODS, "method")
+    model, config = study.load_run(run)
+    faces = sources.rendered().split("test") if data == "rendered" else sources.open_faces(data)
+    faces = faces.subset(range(min(limit, len(faces))), faces.people)
+    out = _folder((out or home() / "looks" / f"{run}-{Path(data).name}-{method}").expanduser().resolve())
+    with _told(): table, maps = study.look_at(model, config, faces, method)
+    table["file"] = _write_maps(faces, maps, out)
+    table.to_csv(out / "regions.csv", index=False)
+    if json_: return print(json.dumps(dict(rows=json.loads(table.to_json(orient="records")), out=str(out))))
+    print(table.drop(columns="file").head(12).round(3).to_string(index=False))
+    print(f"{len(table):,} pictures; all rows and the heat maps lie in {out}")
+
+def _write_maps(faces, maps, out: Path) -> list[str]:
+    "Each picture under its heat as a PNG; returns the names of the files."
+    from PIL import Image
+
+    from facecp_nb.plots import overlay
+    names = [f"{i:04d}_{Path(image).stem}.png" for i, image in enumerate(faces.records["image"])]
+    for i, (name, heat) in enumerate(zip(names, maps)):
+        picture = faces.read([i])[0][None]
+        seen = overlay(picture, heat[None], tuple(heat.shape))[0]
+        Image.fromarray(seen.permute(1, 2, 0).contiguous().numpy()).save(out / name)
+    return names
+
+# %% ../nbs/library/17_cli.ipynb #76adebf3
 def main():
     "The `facecp` command. Errors that have a reader end as one sentence and exit code 2."
     try: app()

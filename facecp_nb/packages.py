@@ -18,14 +18,14 @@ PACKAGES = {
     "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
     "recovery": ("distill", "plasticity"),
     "evaluation": (
-        "intervals", "regions", "units", "plasticity", "across", "similarity", "brains",
-        "verification", "openset",
+        "intervals", "regions", "units", "attribution", "plasticity", "across", "similarity",
+        "brains", "verification", "openset",
     ),
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
-        "measured", "digits", "digit_studies", "verifier",
+        "looking", "measured", "digits", "digit_studies", "verifier",
     ),
-    "plots": ("theme", "charts", "period", "units", "brain", "plane", "neighbours"),
+    "plots": ("theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours"),
     "widgets": (),
     "cli": (),
 }

@@ -61,6 +61,8 @@ def test_help_lists_the_commands(facecp):
     (["faces", "--people", "0", "--out", "x"], "people is 0"),
     (["faces", "--size", "4", "--out", "x"], "size is 4"),
     (["faces", "--format", "zip", "--out", "x"], "parquet, folder"),
+    (["look", "--run", "zzzz"], "facecp runs ls"),
+    (["look", "--run", "zzzz", "--method", "saliency"], "gradcam"),
     (["faces", "--bands", "child, teenager", "--out", "x"], "child, adult, elder"),
 ])
 def test_refusals_are_one_sentence_and_exit_2(words, says, facecp):

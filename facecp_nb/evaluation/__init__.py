@@ -35,6 +35,11 @@ from facecp_nb.evaluation.plasticity import (
     gradient_noise, measure_plasticity, part_of, sharpness, slopes,
 )
 from .across import correlate, forecast, over_seeds
+from facecp_nb.evaluation.attribution import (
+    AVERAGE_SHAPE, ERASURES, LEAST, METHODS, SHARES, answer_drop, area, attribute, changed_pixels,
+    coarse, erase, impute, lay_back, randomised, rank_likeness, region_tests, relevance, score_maps,
+    to_average,
+)
 
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #e7ac0046
 __all__ = [
@@ -51,4 +56,7 @@ __all__ = [
     "relu_layers", "sampled_units", "selectivity", "split_half", "stream", "MEASURES", "dealt_labels",
     "distance_from_birth", "effective_rank", "features_and_silence", "fisher_trace", "gradient_noise",
     "measure_plasticity", "part_of", "sharpness", "slopes", "correlate", "forecast", "over_seeds",
+    "AVERAGE_SHAPE", "ERASURES", "LEAST", "METHODS", "SHARES", "answer_drop", "area", "attribute",
+    "changed_pixels", "coarse", "erase", "impute", "lay_back", "randomised", "rank_likeness",
+    "region_tests", "relevance", "score_maps", "to_average",
 ]

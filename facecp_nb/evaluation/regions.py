@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['region_masks', 'region_metrics']
 
-# %% ../../nbs/library/evaluation/02_regions.ipynb #28918ff1
+# %% ../../nbs/library/evaluation/02_regions.ipynb #a2154ca0
 import numpy as np
 import pandas as pd
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from .. import checks
 from ..core import ConfigError, DataError
 
-# %% ../../nbs/library/evaluation/02_regions.ipynb #66b9a5ed
+# %% ../../nbs/library/evaluation/02_regions.ipynb #4a6d946e
 def _regions(
     landmarks,                       # (B,5,2); the nose is not used
 ) -> tuple[np.ndarray, np.ndarray]:  # centres (B,2,3,2) and squared radii (B,2) of eyes and mouth
@@ -30,7 +30,7 @@ def _regions(
     middle[:, 1, 1] += np.abs(pairs[:, 1, 1, 0] - pairs[:, 1, 0, 0]) / 4
     return np.concatenate([pairs, middle[:, :, None]], 2), ((pairs[:, :, 0] - middle) ** 2).sum(-1)
 
-# %% ../../nbs/library/evaluation/02_regions.ipynb #9fa09ff7
+# %% ../../nbs/library/evaluation/02_regions.ipynb #2e5cd14c
 def region_masks(
     landmarks,                # (B,5,2) x, y in pixels of the uncropped image; a NaN nose is accepted
     shape: tuple[int, int],   # (height, width) of the masks
@@ -51,7 +51,7 @@ def region_masks(
     for k in (1, 2): inside |= dx2[:, :, k, None] <= left[:, :, k, :, None]
     return dict(eyes=inside[:, 0], mouth=inside[:, 1])
 
-# %% ../../nbs/library/evaluation/02_regions.ipynb #2a3f5b8c
+# %% ../../nbs/library/evaluation/02_regions.ipynb #2891f9b3
 def _corners(boxes) -> np.ndarray:
     "Boxes (B,4) as whole numbers, fractions cut off; refused if one is empty."
     corners = checks.array("boxes", boxes, 2)
@@ -86,7 +86,31 @@ def _box_maps(heatmaps, boxes: np.ndarray) -> list[np.ndarray]:
                             "take its positive part before asking for shares.")
     return maps
 
-# %% ../../nbs/library/evaluation/02_regions.ipynb #1a021f01
+# %% ../../nbs/library/evaluation/02_regions.ipynb #d84dbcb4
+def _windows(
+    centres: np.ndarray,  # (B,2,3,2)
+    radius2: np.ndarray,  # (B,2)
+    corners: np.ndarray,  # (B,4) boxes
+) -> np.ndarray:          # (B,2,4) x0, y0, x1, y1, empty where a region lies outside its box
+    "The part of each box that a region can reach."
+    reach, ends = np.sqrt(radius2)[..., None] + 1, corners.reshape(-1, 1, 2, 2)
+    low, high = np.floor(centres.min(2) - reach), np.ceil(centres.max(2) + reach)
+    return np.concatenate([np.clip(edge, ends[:, :, 0], ends[:, :, 1]) for edge in (low, high)], 2).astype(int)
+
+def _inside(
+    centres: np.ndarray,  # (3,2) of one region
+    radius2: float,
+    columns: np.ndarray,  # (w,)
+    rows: np.ndarray,     # (h,)
+) -> np.ndarray:          # (h,w) bool
+    "The pixels within the radius of one of the three points."
+    dx2 = (columns - centres[:, :1]) ** 2
+    left = radius2 - (rows - centres[:, 1:]) ** 2
+    inside = dx2[0] <= left[0, :, None]
+    for k in (1, 2): inside |= dx2[k] <= left[k, :, None]
+    return inside
+
+# %% ../../nbs/library/evaluation/02_regions.ipynb #783ad293
 def region_metrics(
     heatmaps,        # list of box-sized (h,w) maps, or (B,H,W) resized to the boxes; values >= 0
     landmarks,       # (B,5,2) in pixels of the uncropped image
@@ -99,11 +123,13 @@ def region_metrics(
     corners, points = _corners(boxes), checks.array("landmarks", landmarks, 3)
     maps = _box_maps(heatmaps, corners)
     checks.same_length(faces=points, maps=maps)
-    sums, areas = np.empty((len(maps), 2)), np.empty((len(maps), 2))
-    for i, heat in enumerate(maps):  # one picture at a time keeps its masks in the processor's cache
-        inside = region_masks(points[i:i+1], heat.shape, corners[i:i+1, :2])
-        for k, mask in enumerate(inside.values()):
-            sums[i, k], areas[i, k] = heat[mask[0]].sum(dtype=float), mask.sum()
+    (centres, radius2), sums, areas = _regions(points), np.empty((len(maps), 2)), np.empty((len(maps), 2))
+    windows = _windows(centres, radius2, corners).tolist()
+    for i, (heat, (left, top)) in enumerate(zip(maps, corners[:, :2].tolist())):
+        for k, (x0, y0, x1, y1) in enumerate(windows[i]):
+            inside = _inside(centres[i, k], radius2[i, k], np.arange(x0, x1), np.arange(y0, y1))
+            sums[i, k] = heat[y0 - top:y1 - top, x0 - left:x1 - left][inside].sum(dtype=float)
+            areas[i, k] = np.count_nonzero(inside)
     total = np.array([heat.sum(dtype=float) for heat in maps])[:, None]
     names = ["average_eyes", "average_mouth", "proportion_eyes", "proportion_mouth"]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -23,6 +23,7 @@ from facecp_nb.plots.theme import (
 from .plane import paths_chart, plane_chart, interval_map, plane_scrub
 from .brain import agreement_chart, layer_chart, power_chart, rdm_explorer
 from .units import courses, favourites, intervals, networks, unit_layers
+from .inside import heat_explorer, overlay, score_chart, use_and_heat
 
 # %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "regime_chart", "saturation", "save", "shape_scale", "theme", "transfer_chart", "use_renderer",
     "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart", "agreement_chart",
     "layer_chart", "power_chart", "rdm_explorer", "interval_map", "plane_scrub", "courses",
-    "favourites", "intervals", "networks", "unit_layers",
+    "favourites", "intervals", "networks", "unit_layers", "heat_explorer", "overlay", "score_chart",
+    "use_and_heat",
 ]

@@ -36,12 +36,16 @@ from facecp_nb.study.verifier import (
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
 from .digits import LIFTINGS, SHOWN, Life, lesson, rear_lives
 from facecp_nb.study.digit_studies import (
-    DIGIT_STUDIES, compared, digit_answers, digit_rows, digit_strangers, digit_summary, falling, ladder_gaps,
-    plane_harms, ship_digits,
+    DIGIT_STUDIES, compared, digit_answers, digit_rows, digit_strangers, digit_summary, falling,
+    ladder_gaps, plane_harms, ship_digits,
 )
 from facecp_nb.study.measured import (
     kept, known, lifted_rows, measured_rows, network_at, plasticity_at, plasticity_rows, quoted,
     ship_rows, unit_rows, UNIT_CONTRASTS, plasticity_summary, unit_summary, unseen,
+)
+from facecp_nb.study.looking import (
+    ASKED, FEATURES, LOOKERS, Exchanges, exchanges, load_run, look_at, look_once, looker, looking,
+    looks, make_twins, quote_looks, sampled, score_table, shipped_looks,
 )
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
@@ -54,14 +58,16 @@ __all__ = [
     "STUDIES", "TEACHERS", "constant_windows", "contrasts", "deficit_windows", "halves", "lasting",
     "onset_curve", "order_test", "percent_of", "placebos", "plan", "plane", "reared_views", "regimes",
     "resets", "scale", "taught_halves", "teachers", "times", "whole_story", "with_seeds", "by_seed",
-    "difference", "differences", "fill", "filled", "grid", "histories", "publish", "answered", "digit_answers", "held",
-    "own_epochs", "reared_and_tested", "seed_differences", "table", "tested", "validated", "quote",
-    "ship", "shipped_contrasts", "shipped_rows", "strangers", "study_contrasts", "study_rows", "takes",
-    "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict", "ALIGN", "FaceEmbedder",
-    "Verification", "embedding_of", "locate", "recogniser_embedder", "run_embedder", "run_network",
-    "verify", "LIFTINGS", "SHOWN", "Life", "lesson", "rear_lives", "DIGIT_STUDIES", "compared",
-    "digit_rows", "digit_strangers", "digit_summary", "falling", "ladder_gaps", "plane_harms",
-    "ship_digits", "kept", "known", "lifted_rows", "measured_rows", "network_at", "plasticity_at",
-    "plasticity_rows", "quoted", "ship_rows", "unit_rows", "unseen", "UNIT_CONTRASTS",
-    "plasticity_summary", "unit_summary",
+    "difference", "differences", "fill", "filled", "grid", "histories", "publish", "answered",
+    "digit_answers", "held", "own_epochs", "reared_and_tested", "seed_differences", "table", "tested",
+    "validated", "quote", "ship", "shipped_contrasts", "shipped_rows", "strangers", "study_contrasts",
+    "study_rows", "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict", "ALIGN",
+    "FaceEmbedder", "Verification", "embedding_of", "locate", "recogniser_embedder", "run_embedder",
+    "run_network", "verify", "LIFTINGS", "SHOWN", "Life", "lesson", "rear_lives", "DIGIT_STUDIES",
+    "compared", "digit_rows", "digit_strangers", "digit_summary", "falling", "ladder_gaps",
+    "plane_harms", "ship_digits", "kept", "known", "lifted_rows", "measured_rows", "network_at",
+    "plasticity_at", "plasticity_rows", "quoted", "ship_rows", "unit_rows", "unseen", "UNIT_CONTRASTS",
+    "plasticity_summary", "unit_summary", "ASKED", "FEATURES", "LOOKERS", "Exchanges", "exchanges",
+    "load_run", "look_at", "look_once", "looker", "looking", "looks", "make_twins", "quote_looks",
+    "sampled", "score_table", "shipped_looks",
 ]
