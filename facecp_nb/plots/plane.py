@@ -87,7 +87,7 @@ def plane_chart(
         harm=[points(r.difference, r.low, r.high, 1) for r in table.itertuples()])
     lines = []
     for (network, past), part in table.groupby(["network", "past"], sort=False):
-        maps = [_panel(some, 100 * top, f"{network}, {past}: {clean} clean epochs", not i)
+        maps = [_panel(some, 100 * top, f"{network}, {past}: {clean} clean", not i)
                 for i, (clean, some) in enumerate(part.groupby("clean"))]
         lines.append(alt.hconcat(*maps, spacing=14))
     long = table[(table.clean == table.clean.max()) & (table.rate == 1)]
