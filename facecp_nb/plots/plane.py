@@ -123,8 +123,9 @@ def interval_map(
     rows, columns = pd.DataFrame(rows), ["panel", "row", "column", "difference", "low", "high"]
     table = needed(rows if "panel" in rows else rows.assign(panel=""), columns, "interval_map")[columns]
     write = [points(r.difference, r.low, r.high, 1) for r in table.itertuples()]
-    table = table.assign(points=(100 * table.difference).round(1), clear=(table.low > 0) | (table.high < 0), label=write,
-                         word=[w.split()[0] for w in write], ends=[w.partition("(")[2].rstrip(")") for w in write])
+    table = table.assign(
+        points=(100 * table.difference).round(1), clear=(table.low > 0) | (table.high < 0), label=write,
+        word=[w.split()[0] for w in write], ends=[w.partition("(")[2].rstrip(")") for w in write])
     names = {axis: list(dict.fromkeys(table[axis])) for axis in ("panel", "row", "column")}
     wide = min(126, room(names["row"]) // len(names["column"]))
     lines, bare = max(name.count("\n") for name in names["column"]), dict(domain=False, ticks=False)
@@ -137,7 +138,8 @@ def interval_map(
         return alt.layer(*_inked(base, 100 * top)).properties(
             width=wide * len(names["column"]), height=alt.Step(38), title=panel_title(name))
     said = "; ".join(f"{r.panel} {r.row}, {r.column}: {r.label}".replace("\n", " ") for r in table.itertuples())
-    answer = f"{int((table.low > 0).sum())} of {len(table)} intervals lie above zero, {int((table.high < 0).sum())} below"
+    above, below = int((table.low > 0).sum()), int((table.high < 0).sum())
+    answer = f"{above} of {len(table)} intervals lie above zero, {below} below"
     return finish(alt.vconcat(*(panel(i, name) for i, name in enumerate(names["panel"])), spacing=10), title or answer,
                   f"Cells of differences in points with 95 % intervals. {said}.")
 
@@ -160,7 +162,8 @@ def plane_scrub(
     "Accuracy over the length of a past, a line a past; network, rate and clean epochs are chosen below the figure."
     columns = ["network", "past", "length", "rate", "clean", "accuracy", "low", "high"]
     table = _rungs(needed(rows, columns, "plane_scrub")[columns])
-    table = table.assign(said=[f"{r.clean:g} clean epochs at the rate × {_fraction(r.rate)}" for r in table.itertuples()])
+    said = [f"{r.clean:g} clean epochs at the rate × {_fraction(r.rate)}" for r in table.itertuples()]
+    table = table.assign(said=said)
     networks, pasts = (list(dict.fromkeys(table[name])) for name in ("network", "past"))
     lines = [p for p in pasts if p != "none"]
     words = ", ".join(_fraction(r) for r in sorted(table.rate.unique(), reverse=True))
@@ -191,7 +194,7 @@ def plane_scrub(
     said = "; ".join(f"{r.network}, {r.past}{f' for {r.length:g} epochs' * (r.past != 'none')}: "
                      f"{percent(r.accuracy, r.low, r.high)}" for r in ends.itertuples()
                      if r.past == "none" or r.length == ends[ends.network == r.network].length.max())
-    return finish(chart, title, "Lines of accuracy over the length of a past; choices below it change network, rate and "
-                  f"clean epochs. At the full rate and with most clean epochs: {said}.")
+    return finish(chart, title, "Lines of accuracy over the length of a past; choices below it change network, rate "
+                  f"and clean epochs. At the full rate and with most clean epochs: {said}.")
 
 def _fraction(rate): return "1" if rate == 1 else f"1/{1 / rate:.0f}"
