@@ -50,11 +50,13 @@ def heat_explorer(
         for network, stack in pictures.items() for k, (method, picture) in enumerate(zip(methods, stack))])
     chosen = alt.param(name="network", value=next(iter(pictures)),
                        bind=alt.binding_select(options=list(pictures), name="network "))
-    slid = alt.param(name="method", value=0, bind=alt.binding_range(min=0, max=len(methods) - 1, step=1, name="method "))
+    slider = alt.binding_range(min=0, max=len(methods) - 1, step=1, name="method ")
+    slid = alt.param(name="method", value=0, bind=slider)
     base = alt.Chart(rows).transform_filter("datum.network == network")
     across = alt.X("at:Q", axis=None, scale=alt.Scale(domain=[-.5, len(methods) - .5]))
     small = base.mark_image(width=52, height=52).encode(
-        x=across, y=alt.value(30), url="url:N", opacity=alt.condition("datum.at == method", alt.value(1), alt.value(.45)),
+        x=across, y=alt.value(30), url="url:N",
+        opacity=alt.condition("datum.at == method", alt.value(1), alt.value(.45)),
         tooltip=["method:N", "note:N"])
     names = base.mark_text(fontSize=10.5, color=GREY).encode(x=across, y=alt.value(66), text="method:N")
     one = base.transform_filter("datum.at == method")
@@ -136,6 +138,7 @@ def use_and_heat(
     panels = [panel(m, i % columns == 0) for i, m in enumerate(methods)]
     said = "; ".join(f"{m}: correlation {_rank(rows[rows['method'] == m]):.2f}" for m in methods)
     return finish(alt.concat(*panels, columns=columns), title,
-                  f"Scatter of heat against use, a dot a network, a panel a method. Rank correlations over networks: {said}.")
+                  "Scatter of heat against use, a dot a network, a panel a method. "
+                  f"Rank correlations over networks: {said}.")
 
 def _rank(rows): return rows["use"].corr(rows["heat"], method="spearman")
