@@ -11,8 +11,8 @@ from .intervals import (
 from .regions import region_masks, region_metrics
 from .units import identity_selective, permutation_null
 from .attribution import (
-    AVERAGE_SHAPE, ERASURES, LEAST, METHODS, SHARES, answer_drop, area, attribute, changed_pixels, coarse, erase, impute,
-    lay_back, randomised, rank_likeness, region_tests, relevance, score_maps, to_average)
+    AVERAGE_SHAPE, ERASURES, LEAST, METHODS, SHARES, answer_drop, area, attribute, changed_pixels, coarse, erase,
+    impute, lay_back, randomised, rank_likeness, region_tests, relevance, score_maps, to_average)
 
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #c3a12b33
 __all__ = ["accuracy", "compare", "compare_all", "crossed_error", "holm", "interval", "judge", "power_note",

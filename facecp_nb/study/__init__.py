@@ -26,8 +26,8 @@ from facecp_nb.study.shipped import (
 )
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
 from facecp_nb.study.looking import (
-    ASKED, FEATURES, LOOKERS, Exchanges, exchanges, load_run, look_at, look_once, looker, looking, looks, make_twins, quote_looks, sampled,
-    score_table, shipped_looks,
+    ASKED, FEATURES, LOOKERS, Exchanges, exchanges, load_run, look_at, look_once, looker, looking, looks,
+    make_twins, quote_looks, sampled, score_table, shipped_looks,
 )
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
@@ -45,6 +45,6 @@ __all__ = [
     "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict",
 ]
 __all__ += [
-    "ASKED", "FEATURES", "LOOKERS", "Exchanges", "exchanges", "load_run", "look_at", "look_once", "looker", "looking", "looks", "make_twins",
-    "quote_looks", "sampled", "score_table", "shipped_looks",
+    "ASKED", "FEATURES", "LOOKERS", "Exchanges", "exchanges", "load_run", "look_at", "look_once", "looker",
+    "looking", "looks", "make_twins", "quote_looks", "sampled", "score_table", "shipped_looks",
 ]
