@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['overlay', 'heat_explorer', 'score_chart', 'use_and_heat']
 
-# %% ../../nbs/library/plots/04_inside.ipynb #88da4064
+# %% ../../nbs/library/plots/04_inside.ipynb #e0d72c65
 from collections.abc import Mapping
 
 import altair as alt
@@ -18,7 +18,7 @@ from .theme import (
     CONDITION_COLOURS, GREY, PLAIN_SHAPES, VIEW_COLOURS, Bare, colour_scale, data_uri, finish, in_order, legend, needed,
     plain_scale, room, rounded, shape_scale)
 
-# %% ../../nbs/library/plots/04_inside.ipynb #42555484
+# %% ../../nbs/library/plots/04_inside.ipynb #d0feee2d
 _RAMP = torch.tensor([[20., 20, 50], [90, 25, 110], [190, 55, 80], [245, 140, 40], [250, 235, 130]])  # cold to hot
 
 def overlay(
@@ -35,7 +35,7 @@ def overlay(
     colour = torch.lerp(_RAMP[low], _RAMP[low + 1], (place - low)[..., None]).permute(0, 3, 1, 2)
     return torch.lerp(grey.expand(-1, 3, -1, -1), colour, share * (.35 + .65 * heat[:, None])).round().byte()
 
-# %% ../../nbs/library/plots/04_inside.ipynb #34954bc4
+# %% ../../nbs/library/plots/04_inside.ipynb #54e48b0e
 def heat_explorer(
     pictures: Mapping[str, torch.Tensor],  # network -> (M,3,H,W) uint8, a picture a method
     methods: list[str],                    # M names
@@ -50,14 +50,13 @@ def heat_explorer(
         for network, stack in pictures.items() for k, (method, picture) in enumerate(zip(methods, stack))])
     chosen = alt.param(name="network", value=next(iter(pictures)),
                        bind=alt.binding_select(options=list(pictures), name="network "))
-    slider = alt.binding_range(min=0, max=len(methods) - 1, step=1, name="method ")
-    slid = alt.param(name="method", value=0, bind=slider)
+    slide = alt.binding_range(min=0, max=len(methods) - 1, step=1, name="method ")
+    slid = alt.param(name="method", value=0, bind=slide)
     base = alt.Chart(rows).transform_filter("datum.network == network")
     across = alt.X("at:Q", axis=None, scale=alt.Scale(domain=[-.5, len(methods) - .5]))
     small = base.mark_image(width=52, height=52).encode(
-        x=across, y=alt.value(30), url="url:N",
-        opacity=alt.condition("datum.at == method", alt.value(1), alt.value(.45)),
-        tooltip=["method:N", "note:N"])
+        x=across, y=alt.value(30), url="url:N", tooltip=["method:N", "note:N"],
+        opacity=alt.condition("datum.at == method", alt.value(1), alt.value(.45)))
     names = base.mark_text(fontSize=10.5, color=GREY).encode(x=across, y=alt.value(66), text="method:N")
     one = base.transform_filter("datum.at == method")
     large = one.mark_image(width=220, height=220).encode(x=alt.value(300), y=alt.value(196), url="url:N")
@@ -67,7 +66,7 @@ def heat_explorer(
     return finish(chart, title, f"One face with the heat maps of {len(methods)} methods for {len(pictures)} networks, "
                                 f"chosen by a menu and a slider. {said}.")
 
-# %% ../../nbs/library/plots/04_inside.ipynb #9d39f756
+# %% ../../nbs/library/plots/04_inside.ipynb #9f7660a2
 def score_chart(
     table: pd.DataFrame,          # a row a dot: the two columns below, mean, low, high, seeds (a list of values)
     *,
@@ -113,7 +112,7 @@ def _feature_scale(names):
     found = dict(zip(scale.domain, scale.range)) | dict(nose="#7A8B69")
     return alt.Scale(domain=list(names), range=[found[n] for n in names])
 
-# %% ../../nbs/library/plots/04_inside.ipynb #586f61e6
+# %% ../../nbs/library/plots/04_inside.ipynb #d5e63579
 def use_and_heat(
     table: pd.DataFrame,  # condition, seed, method, use, heat: a row a network and method
     *,
@@ -137,8 +136,7 @@ def use_and_heat(
             width=235, height=150, title=method)
     panels = [panel(m, i % columns == 0) for i, m in enumerate(methods)]
     said = "; ".join(f"{m}: correlation {_rank(rows[rows['method'] == m]):.2f}" for m in methods)
-    return finish(alt.concat(*panels, columns=columns), title,
-                  "Scatter of heat against use, a dot a network, a panel a method. "
-                  f"Rank correlations over networks: {said}.")
+    return finish(alt.concat(*panels, columns=columns), title, "Scatter of heat against use, a dot a network, a panel "
+                  f"a method. Rank correlations over networks: {said}.")
 
 def _rank(rows): return rows["use"].corr(rows["heat"], method="spearman")

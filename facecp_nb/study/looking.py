@@ -107,8 +107,8 @@ def make_twins(
         given = [people[(people.index(p) + k) % len(people)] for p in records["person"]]
         columns = [f"{feature}.{n}" for n in FACTORS[feature]]
         made = remake(records.assign(**{c: traits.loc[given, c].to_numpy() for c in columns}))
-        shown = list(map(_jpeg, made.images))
-        out.append(records[["image", "person"]].assign(feature=feature, donor=given, jpeg=shown))
+        jpegs = list(map(_jpeg, made.images))
+        out.append(records[["image", "person"]].assign(feature=feature, donor=given, jpeg=jpegs))
     return pd.concat(out, ignore_index=True)
 
 def _jpeg(image):
@@ -312,8 +312,8 @@ def look_at(
     asked = torch.tensor([known.get(p, int(n)) for p, n in zip(records["person"], named)])
     maps = attribute(model, crops, asked, method).cpu()
     called = lambda i: people[i] if people else f"class {i}"
-    rows = records[["image", "person"]].assign(
-        named=[called(int(i)) for i in named], asked=[called(int(i)) for i in asked])
+    names = dict(named=[called(int(i)) for i in named], asked=[called(int(i)) for i in asked])
+    rows = records[["image", "person"]].assign(**names)
     regions = region_metrics(255 * maps, faces.landmarks, faces.boxes)
     shapes = records[["height", "width"]].astype(int).itertuples(index=False, name=None)
     return pd.concat([rows, regions.round(4)], axis=1), lay_back(maps, faces.boxes, list(shapes))
