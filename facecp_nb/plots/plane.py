@@ -8,15 +8,23 @@ __all__ = ['SHARES_NAMED', 'HARM_COLOURS', 'CONTRAST_WORDS', 'paths_chart', 'pla
 # %% ../../nbs/library/plots/07_plane.ipynb #9d713b35
 import altair as alt
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from ..core import choose
 from .charts import panel_title
 from facecp_nb.plots.theme import (
     GREY, INK, PLAIN_COLOURS, PLAIN_SHAPES, Bare, colour_scale, finish, fold_axis, folded, legend, needed, percent,
-    plain_scale, points, room, shape_scale, tips,
+    plain_scale, points, room, shape_scale,
 )
 
 # %% ../../nbs/library/plots/07_plane.ipynb #3bdae40f
+def _as_text(table: pd.DataFrame) -> alt.InlineData:
+    "The rows as CSV: in a stored notebook a tenth of the room that they take as records."
+    answers = list(table.select_dtypes(bool))
+    text = table.assign(**{c: table[c].map({True: "true", False: "false"}) for c in answers}).to_csv(index=False)
+    kinds = {c: "boolean" if c in answers else "number" if is_numeric_dtype(table[c]) else "string" for c in table}
+    return alt.InlineData(values=text, format=alt.CsvDataFormat(type="csv", parse=kinds))
+
 SHARES_NAMED = {"accuracy": "whole picture", "left": "left half alone", "right": "right half alone"}
 
 def paths_chart(
@@ -58,9 +66,9 @@ def _panel(table, top, row, first, last):
     "One heat map; its row is named in the first, the lengths in the last row."
     y_axis = alt.Axis(title=[row, "rate after"] if first else None, labels=first, ticks=first, domain=first)
     x_axis = alt.Axis(title="epochs of the past" if last else None, labels=last, ticks=last, labelAngle=0)
-    base = alt.Chart(table).encode(
+    base = alt.Chart(_as_text(table)).encode(
         x=alt.X("length:O", axis=x_axis), y=alt.Y("factor:N", sort=list(dict.fromkeys(table.factor)), axis=y_axis),
-        tooltip=["network", "past", "length", "factor", "clean", "harm"])
+        tooltip=["network:N", "past:N", "length:Q", "factor:N", "clean:Q", "harm:N"])
     scale = alt.Scale(domain=[-top, 0, top], range=list(HARM_COLOURS), clamp=True)
     shade = base.mark_rect().encode(color=alt.Color("points:Q", scale=scale, legend=None))
     frame = base.transform_filter("datum.clear").mark_rect(fill=None, stroke=INK, strokeWidth=1.6)
@@ -133,10 +141,10 @@ def interval_map(
     lines, bare = max(name.count("\n") for name in names["column"]), dict(domain=False, ticks=False)
     def panel(i, name):
         head = fold_axis(orient="top", labelAngle=0, labelPadding=4 + 12 * lines, **bare) if not i else None
-        base = alt.Chart(table[table.panel == name]).encode(
+        base = alt.Chart(_as_text(table[table.panel == name])).encode(
             x=alt.X("column:N", sort=names["column"], axis=head),
             y=alt.Y("row:N", sort=names["row"], axis=fold_axis(**bare)),
-            tooltip=["panel", "row", "column", "label"])
+            tooltip=["panel:N", "row:N", "column:N", "label:N"])
         return alt.layer(*_inked(base, 100 * top)).properties(
             width=wide * len(names["column"]), height=alt.Step(38), title=panel_title(name))
     said = "; ".join(f"{r.panel} {r.row}, {r.column}: {r.label}".replace("\n", " ") for r in table.itertuples())
@@ -173,7 +181,7 @@ def plane_scrub(
         min=0, max=int(table.step.max()), step=1, name=f"rate after lifting ({words}) "))
     time = alt.param("time", value="most", bind=alt.binding_radio(options=["fewest", "most"], name="clean epochs "))
     network = alt.param("network", value=networks[0], bind=alt.binding_radio(options=networks, name="network "))
-    shown = alt.Chart(table).transform_filter(
+    shown = alt.Chart(_as_text(table.drop(columns=["rate", "clean"]))).transform_filter(
         "datum.step == step && datum.time == time && datum.network == network")
     key = dict(title=None, sort=lines, legend=legend(lines))
     y = lambda name: alt.Y(f"{name}:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"),
@@ -181,7 +189,7 @@ def plane_scrub(
     reared = shown.transform_filter("datum.past != 'none'").encode(
         x=alt.X("length:Q", title="epochs of the past", axis=alt.Axis(format="d")),
         color=alt.Color("past:N", scale=colour_scale(lines), **key),
-        tooltip=tips(table, ("past", "length", "accuracy", "low", "high")))
+        tooltip=["past:N", "length:Q", *(alt.Tooltip(f"{n}:Q", format=".1%") for n in ("accuracy", "low", "high"))])
     none = shown.transform_filter("datum.past == 'none'")
     marks = [
         none.mark_rule(strokeDash=[4, 3], color=GREY).encode(y=y("accuracy")),

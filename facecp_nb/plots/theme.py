@@ -207,9 +207,9 @@ def _with_used_columns(spec):
     "The specification without the columns of its tables that it never names: a notebook stores what is drawn."
     said, tables = {}, spec.get("datasets", {})
     _said_of_tables(spec, None, "", said)
-    used = {name: [{k: v for k, v in row.items() if k in said.get(name, "")} for row in rows]
-            for name, rows in tables.items()}
-    return spec | dict(datasets=used)
+    def used(name, rows): return [{k: v for k, v in row.items() if k in said.get(name, "")} for row in rows]
+    # a table that is given as text has been cut by whoever wrote the text
+    return spec | dict(datasets={n: rows if isinstance(rows, str) else used(n, rows) for n, rows in tables.items()})
 
 class Bare:
     "A chart that is shown as its bare specification, whatever renderer is active."
