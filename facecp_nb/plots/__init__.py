@@ -12,8 +12,8 @@ from facecp_nb.plots.charts import (
 )
 from .neighbours import det_chart, open_set_chart, roc_chart
 from facecp_nb.plots.period import (
-    PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings,
-    regime_chart,
+    PHASES, PULLS, conditions, difference_chart, gradient_shares, harm, onset_chart, order_chart,
+    phases_of, rates, rearings, recovery_comparer, regime_chart,
 )
 from facecp_nb.plots.theme import (
     ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH,
@@ -30,5 +30,6 @@ __all__ = [
     "finish", "fovea", "harm", "in_order", "learning_curves", "left_over_chart", "onset_chart",
     "onsets_of", "order_chart", "paper_and_ours", "percent", "phases_of", "points", "rates", "rearings",
     "regime_chart", "saturation", "save", "shape_scale", "theme", "transfer_chart", "use_renderer",
-    "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart",
+    "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart", "PULLS", "gradient_shares",
+    "recovery_comparer",
 ]
