@@ -576,7 +576,8 @@ def gradient_shares(
     table = needed(terms, ("condition", "seed", "epoch", *PULLS), "gradient_shares")
     epoch = int(table.epoch.min()) if epoch is None else epoch
     mean = table[table.epoch == epoch].groupby("condition", sort=False)[list(PULLS)].mean()
-    if not len(mean): raise DataError(f"no term was recorded in epoch {epoch}: choose one of {sorted(set(table.epoch))}.")
+    if not len(mean):
+        raise DataError(f"no term was recorded in epoch {epoch}: choose one of {sorted(set(table.epoch))}.")
     long = mean.reset_index().melt("condition", var_name="term", value_name="share").replace({"term": PULLS})
     ends = long.assign(end=long.groupby("condition", sort=False).share.cumsum()).round(4)
     labels = [percent(s, digits=int(0 < s < .1)) for s in mean.share_at]
