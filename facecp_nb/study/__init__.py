@@ -47,6 +47,9 @@ from facecp_nb.study.looking import (
     ASKED, FEATURES, LOOKERS, Exchanges, exchanges, load_run, look_at, look_once, looker, looking,
     looks, make_twins, quote_looks, sampled, score_table, shipped_looks,
 )
+from facecp_nb.study.other_half import (
+    asked_differences, asked_table, half_rows, path_rows, ship_other_half, story_twins, twin_rows,
+)
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
@@ -69,5 +72,6 @@ __all__ = [
     "plasticity_at", "plasticity_rows", "quoted", "ship_rows", "unit_rows", "unseen", "UNIT_CONTRASTS",
     "plasticity_summary", "unit_summary", "ASKED", "FEATURES", "LOOKERS", "Exchanges", "exchanges",
     "load_run", "look_at", "look_once", "looker", "looking", "looks", "make_twins", "quote_looks",
-    "sampled", "score_table", "shipped_looks",
+    "sampled", "score_table", "shipped_looks", "asked_differences", "asked_table", "half_rows",
+    "path_rows", "ship_other_half", "story_twins", "twin_rows",
 ]
