@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'runs_app', 'repository', 'find_chapter', 'parameters_of', 'read_value', 'kernel_manager', 'execute',
            'run_chapter', 'rear_one', 'fill_study', 'own_device', 'ls', 'show_run', 'gc', 'write_faces', 'site',
-           'check_machine', 'look_inside', 'main', 'verify_pairs']
+           'check_machine', 'look_inside', 'verify_pairs', 'main']
 
 # %% ../nbs/library/17_cli.ipynb #8f47c47e
 import ast
@@ -476,14 +476,6 @@ def _write_maps(faces, maps, out: Path) -> list[str]:
         Image.fromarray(seen.permute(1, 2, 0).contiguous().numpy()).save(out / name)
     return names
 
-# %% ../nbs/library/17_cli.ipynb #76adebf3
-def main():
-    "The `facecp` command. Errors that have a reader end as one sentence and exit code 2."
-    try: app()
-    except FaceCPError as e:
-        _say(f"facecp: {e}")
-        raise SystemExit(2) from None
-
 # %% ../nbs/library/17_cli.ipynb #a28fce55
 _SHOWN = ("group", "pairs", "people", "accuracy", "eer", "auc", "fmr100", "fmr1000", "on_itself")
 
@@ -534,3 +526,11 @@ def verify_pairs(
     print(_scored_as_text(found.table), end="\n\n")
     for note in found.notes: print(f"note: {note}")
     print(f"figure: {figure}")
+
+# %% ../nbs/library/17_cli.ipynb #76adebf3
+def main():
+    "The `facecp` command. Errors that have a reader end as one sentence and exit code 2."
+    try: app()
+    except FaceCPError as e:
+        _say(f"facecp: {e}")
+        raise SystemExit(2) from None

@@ -23,7 +23,7 @@ PACKAGES = {
     ),
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
-        "looking", "measured", "digits", "digit_studies", "verifier", "other_half",
+        "measured", "looking", "digits", "digit_studies", "verifier", "other_half",
     ),
     "plots": ("theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours"),
     "widgets": (),

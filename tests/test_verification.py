@@ -307,6 +307,8 @@ def a_run(store):
     where.mkdir(parents=True)
     write_json(where / "config.json", dict(config=dict(arch="small", size=32, inputs="centred", seed=0)))
     save_file(net.state_dict(), where / "weights.safetensors")
+    pd.DataFrame([dict(people=5)]).to_parquet(where / "facts.parquet")
+    pd.DataFrame([dict(epoch=0)]).to_parquet(where / "history.parquet")
     write_json(where / "done", dict(at="now"))
     return where
 

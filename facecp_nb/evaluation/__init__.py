@@ -11,7 +11,7 @@ from facecp_nb.evaluation.intervals import (
 )
 from .regions import region_masks, region_metrics
 from facecp_nb.evaluation.units import (
-    identity_selective, permutation_null, STRONG, preferred, relu_layers, sampled_units, selectivity,
+    from_bytes, identity_selective, permutation_null, STRONG, preferred, relu_layers, sampled_units, selectivity,
     split_half, stream,
 )
 from facecp_nb.evaluation.openset import (
@@ -44,7 +44,7 @@ from facecp_nb.evaluation.attribution import (
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #e7ac0046
 __all__ = [
     "accuracy", "compare", "compare_all", "crossed_error", "holm", "interval", "judge", "power_note",
-    "smallest_effect", "region_masks", "region_metrics", "identity_selective", "permutation_null",
+    "smallest_effect", "region_masks", "region_metrics", "from_bytes", "identity_selective", "permutation_null",
     "ENROL", "Gallery", "best_matches", "dir_at", "enrol", "identify", "open_set_curve", "DRAWS",
     "FMR_LIMITS", "METRICS_OF_PAIRS", "STATUS", "Embedder", "accuracy_on_itself",
     "bootstrap_by_identity", "embed_all", "error_curve", "fisher_ratio", "fnmr_at", "folds_for",

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .. import checks
 from ..core import ConfigError, DataError, choose
 from .intervals import holm
+from .units import from_bytes
 from ..models import Network, Taps, groups
 
 # %% ../../nbs/library/evaluation/04_attribution.ipynb #a0e1cc31
@@ -76,7 +77,7 @@ def relevance(
     labels: Tensor,  # (B,) the class that is asked for
 ) -> Tensor:         # (B,H,W), both signs; adds up to the score of the label
     "Layer-wise relevance propagation: zplus in convolutions, epsilon in linear layers (Bach et al., 2015)."
-    x = (_pictures(images) - model.mean) / model.std
+    x = (from_bytes(images) - model.mean) / model.std
     def only(scores): return scores * F.one_hot(labels.to(scores.device), scores.shape[1])
     with _composite().context(model.body) as body, torch.enable_grad():
         x.requires_grad_()
@@ -133,11 +134,6 @@ _DRAWN_BY = dict(gradcam=_gradcam, hirescam=_hirescam, scorecam=_scorecam, lrp=_
                  centre=_centre, random=_random)
 METHODS = tuple(_DRAWN_BY)
 
-def _pictures(images):
-    "Floating point between 0 and 1."
-    checks.tensor("images", images, "B 3 H W", dtype="image")
-    return images.float() / 255 if images.dtype == torch.uint8 else images
-
 def attribute(
     model: Network,           # in evaluation mode, on the device of the images
     images: Tensor,           # (B,3,H,W), uint8 or 0..1
@@ -148,7 +144,7 @@ def attribute(
     batch: int = 64,           # pictures at a time
 ) -> Tensor:                   # (B,H,W) between 0 and 1, on the device of the images
     "Heat maps: positive part over its maximum; 0 everywhere where nothing spoke for the label."
-    draw, x = _DRAWN_BY[choose(method, METHODS, "method")], _pictures(images)
+    draw, x = _DRAWN_BY[choose(method, METHODS, "method")], from_bytes(images)
     labels = checks.tensor("labels", labels, f"{len(x)}", dtype="labels").to(x.device)
     layer = groups(model)[-1] if layer is None else layer
     parts = [draw(model, some, names, layer) for some, names in zip(x.split(batch), labels.split(batch))]
@@ -278,7 +274,7 @@ def erase(
     how: str = "deletion",   # one of `ERASURES`
 ) -> Tensor:                 # (B,11) probability of the label at each of `SHARES`
     "What the answer is worth as the hottest pixels go, or come."
-    x, labels = _pictures(images), labels.to(images.device)
+    x, labels = from_bytes(images), labels.to(images.device)
     choose(how, ERASURES, "how")
     rank = maps.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1).unflatten(1, maps.shape[1:])
     found = []
@@ -305,7 +301,7 @@ def answer_drop(
 ) -> tuple[Tensor, Tensor]:    # (B,) fall of the log-probability of the label; (B,) whether the answer changed
     "What an exchange does to the answer."
     labels = labels.to(images.device)
-    before, after = (model(_pictures(x)).log_softmax(1) for x in (images, twins))
+    before, after = (model(from_bytes(x)).log_softmax(1) for x in (images, twins))
     fall = (before - after).gather(1, labels[:, None])[:, 0]
     return fall, before.argmax(1) != after.argmax(1)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 from .. import checks
 from ..core import DataError
-from .units import relu_layers, stream
+from .units import from_bytes, relu_layers, stream
 
 # %% ../../nbs/library/evaluation/05_plasticity.ipynb #b22fa533
 def part_of(
@@ -35,9 +35,7 @@ def _weights(model):
 def _ready(model, images):
     "The pictures as the model takes them: floats 0..1 on its device."
     if model.training: raise DataError("the network is in training mode: call model.eval() before it is measured.")
-    checks.tensor("images", images, "N 3 H W", dtype="image")
-    images = images.to(next(model.parameters()).device)
-    return images if images.is_floating_point() else images.float().div(255)
+    return from_bytes(images.to(next(model.parameters()).device))
 
 def slopes(
     model: nn.Module,  # in evaluation mode

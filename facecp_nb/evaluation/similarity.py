@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from .. import checks
 from ..core import ConfigError, DataError, choose
 from .intervals import holm
-from ..models import Taps, groups
+from .units import from_bytes, stream
+from ..models import groups
 
 # %% ../../nbs/library/evaluation/07_similarity.ipynb #989bcb67
 RDM_METHODS = ("correlation", "euclidean")
@@ -77,35 +78,21 @@ def crossnobis(
     return found.dissimilarities[0]
 
 # %% ../../nbs/library/evaluation/07_similarity.ipynb #295c4056
-@torch.no_grad()
 def layer_features(
-    model: nn.Module,   # made by `models.create`
+    model: nn.Module,   # made by `models.create`, in evaluation mode
     images: Tensor,     # (N,3,S,S), uint8 or 0..1
-    batch: int = 128,   # pictures at a time
 ) -> dict[str, Tensor]: # 'group1' … -> (N,units) float32, in main memory
-    "The flattened outputs of the four groups of layers, fine to coarse, in evaluation mode."
-    checks.tensor("images", images, "N 3 S S", dtype="image")
-    checks.whole("batch", batch, 1)
-    place, training, names = next(model.parameters()).device, model.training, groups(model)
-    model.eval()
-    with Taps(model, names) as taps:
-        parts = []
-        for some in images.split(batch):
-            model(_unit(some.to(place)))
-            parts.append([x.flatten(1).float().cpu() for x in taps.values()])
-    model.train(training)
-    return {name.removeprefix("body."): torch.cat(x) for name, x in zip(names, zip(*parts))}
-
-def _unit(images):
-    "Pictures from 0 to 1."
-    return images.float() / 255 if images.dtype == torch.uint8 else images
+    "The flattened outputs of the four groups of layers, fine to coarse."
+    parts = {}
+    for layer, _, answers in stream(model, images, groups(model)): parts.setdefault(layer, []).append(answers)
+    return {layer.removeprefix("body."): torch.from_numpy(np.hstack(part)) for layer, part in parts.items()}
 
 # %% ../../nbs/library/evaluation/07_similarity.ipynb #c952820b
 def pixel_features(
     images: Tensor,  # (N,3,S,S), uint8 or 0..1
 ) -> Tensor:         # (N,3 S S)
     "The picture itself."
-    return _unit(checks.tensor("images", images, "N 3 S S", dtype="image")).flatten(1)
+    return from_bytes(images).flatten(1)
 
 def _gabors(size, directions=4):
     "(directions,1,size,size): bars of one width, without mean and of length one."
@@ -124,7 +111,7 @@ def hmax_features(
     bands: tuple = ((5, 7, 6), (9, 11, 10)),       # two sizes of bars, and the side of the neighbourhood, in pixels
 ) -> Tensor:                                       # (N,units), on the pictures' device
     "Strength of bars of four directions, the greatest over two sizes and a neighbourhood (Riesenhuber & Poggio, 1999)."
-    grey = _unit(checks.tensor("images", images, "N 3 S S", dtype="image")).mean(1, keepdim=True)
+    grey = from_bytes(images).mean(1, keepdim=True)
     if grey.shape[-1] < 16: raise DataError(f"pictures of {grey.shape[-1]} pixels are too small for bars: give 16.")
     kept = []
     for *sizes, side in bands:

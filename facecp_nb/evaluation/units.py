@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRONG', 'identity_selective', 'permutation_null', 'split_half', 'preferred', 'relu_layers', 'sampled_units',
-           'stream', 'selectivity']
+           'from_bytes', 'stream', 'selectivity']
 
 # %% ../../nbs/library/evaluation/03_units.ipynb #cdb07eeb
 from collections.abc import Iterator
@@ -224,12 +224,17 @@ def _passes(kept: dict, images: int, memory: int) -> Iterator[dict]:
                 portion, room = {}, limit
     if portion: yield portion
 
+def from_bytes(
+    images: Tensor,  # (N,3,H,W) uint8, or floats 0..1
+) -> Tensor:         # floats 0..1
+    "Pictures as a network takes them."
+    checks.tensor("images", images, "N 3 H W", dtype="image")
+    return images if images.is_floating_point() else images.float().div(255)
+
 def _pictures(model, images, batch):
-    "Batches of pictures as the model takes them, 0..1 on its device."
+    "Batches of pictures as the model takes them, on its device."
     where = next(model.parameters()).device
-    for part in images.split(batch):
-        part = part.to(where)
-        yield part if part.is_floating_point() else part.float().div(255)
+    return (from_bytes(part.to(where)) for part in images.split(batch))
 
 @torch.no_grad()
 def stream(

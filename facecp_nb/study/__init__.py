@@ -12,7 +12,7 @@ from facecp_nb.study.config import (
 )
 from .trainer import environment, planned_rates
 from facecp_nb.study.store import (
-    collect, faces_of, folder, forget_views, history, is_done, key, load_model, manifest, record, run,
+    collect, faces_of, folder, forget_views, history, is_done, key, load_model, load_run, manifest, record, run,
     runs, scores, show, state_at, terms, view_key, view_tensor,
 )
 from .scoring import HALVES, SCORED_VIEWS
@@ -27,11 +27,11 @@ from facecp_nb.study.tables import (
     publish, reared_and_tested, seed_differences, table, tested, validated,
 )
 from facecp_nb.study.shipped import (
-    quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
+    as_said, quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
 )
 from facecp_nb.study.verifier import (
     ALIGN, FaceEmbedder, Verification, embedding_of, locate, recogniser_embedder, run_embedder,
-    run_network, verify,
+    verify,
 )
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
 from .digits import LIFTINGS, SHOWN, Life, lesson, rear_lives
@@ -44,7 +44,7 @@ from facecp_nb.study.measured import (
     ship_rows, unit_rows, UNIT_CONTRASTS, plasticity_summary, unit_summary, unseen,
 )
 from facecp_nb.study.looking import (
-    ASKED, FEATURES, LOOKERS, Exchanges, exchanges, load_run, look_at, look_once, looker, looking,
+    ASKED, FEATURES, LOOKERS, Exchanges, exchanges, look_at, look_once, looker, looking,
     looks, make_twins, quote_looks, sampled, score_table, shipped_looks,
 )
 from facecp_nb.study.other_half import (
@@ -63,10 +63,10 @@ __all__ = [
     "resets", "scale", "taught_halves", "teachers", "times", "whole_story", "with_seeds", "by_seed",
     "difference", "differences", "fill", "filled", "grid", "histories", "publish", "answered",
     "digit_answers", "held", "own_epochs", "reared_and_tested", "seed_differences", "table", "tested",
-    "validated", "quote", "ship", "shipped_contrasts", "shipped_rows", "strangers", "study_contrasts",
+    "validated", "as_said", "quote", "ship", "shipped_contrasts", "shipped_rows", "strangers", "study_contrasts",
     "study_rows", "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict", "ALIGN",
     "FaceEmbedder", "Verification", "embedding_of", "locate", "recogniser_embedder", "run_embedder",
-    "run_network", "verify", "LIFTINGS", "SHOWN", "Life", "lesson", "rear_lives", "DIGIT_STUDIES",
+    "verify", "LIFTINGS", "SHOWN", "Life", "lesson", "rear_lives", "DIGIT_STUDIES",
     "compared", "digit_rows", "digit_strangers", "digit_summary", "falling", "ladder_gaps",
     "plane_harms", "ship_digits", "kept", "known", "lifted_rows", "measured_rows", "network_at",
     "plasticity_at", "plasticity_rows", "quoted", "ship_rows", "unit_rows", "unseen", "UNIT_CONTRASTS",

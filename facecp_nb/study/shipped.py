@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROWS', 'CONTRASTS', 'configuration_digests', 'study_rows', 'study_contrasts', 'ship', 'shipped_rows',
-           'shipped_contrasts', 'strangers', 'quote', 'takes']
+           'shipped_contrasts', 'strangers', 'as_said', 'quote', 'takes']
 
 # %% ../../nbs/library/study/07_shipped.ipynb #78591e55
 import time
@@ -110,6 +110,15 @@ def strangers(
     return missing + rows.condition[other].tolist()
 
 # %% ../../nbs/library/study/07_shipped.ipynb #acb448ab
+def as_said(
+    said: float,    # the number as the sentence has it
+    stored: float,
+    what: str,      # it is a number of
+):
+    "`AssertionError` unless the stored number, rounded to the digits that the sentence has, is the one it says."
+    digits = len(str(float(said)).rstrip("0").partition(".")[2])
+    assert round(stored, digits) == said, f"the sentence says {said} for {what}, the stored row {stored:.4g}"
+
 def quote(
     name: str,                    # a key of `STUDIES`
     said: dict[str, float],       # condition -> per cent, or 'a − b' -> points, as the sentence has them
@@ -125,8 +134,7 @@ def quote(
     for what, value in said.items():
         row = (gaps[gaps.comparison == what] if "−" in what else rows[rows.condition == what]).iloc[0]
         stored = 100 * row["difference" if "−" in what else "accuracy"]
-        digits = len(str(float(value)).rstrip("0").partition(".")[2])
-        assert round(stored, digits) == value, f"the sentence says {value} for {what}, the stored row {stored:.2f}"
+        as_said(value, stored, what)
         ends = [round(100 * row.get(end, float("nan")), 1) for end in ("low", "high")]
         found.append((what, value, round(stored, 2), *ends))
     return pd.DataFrame(found, columns=["what", "said", "stored", "low", "high"])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS_OF_A_RUN', 'LARGE', 'faces_of', 'manifest', 'forget_views', 'view_key', 'view_hashes', 'view_tensor',
            'trained_views', 'key', 'folder', 'is_done', 'load_model', 'run', 'history', 'terms', 'scores', 'record',
-           'drop_large_states', 'state_at', 'runs', 'show', 'collect']
+           'drop_large_states', 'state_at', 'runs', 'show', 'load_run', 'collect']
 
 # %% ../../nbs/library/study/04_store.ipynb #e2c2b6f6
 import os
@@ -379,6 +379,23 @@ def _drop_views(kept):
     used = {v for name in kept for v in read_json(home() / name / "config.json").get("views", {}).values()}
     for path in (home() / "views").glob("*.safetensors"):
         if path.stem not in used: path.unlink(missing_ok=True)
+
+def load_run(
+    name: str,  # a key, or its first characters
+) -> tuple[nn.Module, Config]:  # in evaluation mode on the device
+    "The scored network of a stored run and its configuration; its pictures may be gone. `StoreError` if it is not whole."
+    facts = show(name)
+    if "record" not in facts:
+        raise StoreError(f"Run {facts['key']} is not finished. Rear it to the end first, with the same settings.")
+    try:
+        config = Config(**facts["config"])
+        model = create(config.arch, int(facts["record"]["people"]), config.size, inputs=config.inputs)
+        model.load_state_dict(load_file(home() / facts["key"] / "weights.safetensors"))
+    except Exception as e:
+        said = " ".join(f"{type(e).__name__}: {e}".split())[:150]
+        raise StoreError(f"The network of run {facts['key']} cannot be read ({said}). "
+                         "Delete that folder and rear it again.") from None
+    return model.to(device(), memory_format=torch.channels_last).eval(), config
 
 def collect(
     dry: bool = False,  # only say what would go
