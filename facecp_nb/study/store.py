@@ -383,7 +383,7 @@ def _drop_views(kept):
 def load_run(
     name: str,  # a key, or its first characters
 ) -> tuple[nn.Module, Config]:  # in evaluation mode on the device
-    "The scored network of a stored run and its configuration, even if its pictures are gone; `StoreError` if not whole."
+    "A stored run's scored network and its configuration; `StoreError` if it is not whole."
     facts = show(name)
     if "record" not in facts:
         raise StoreError(f"Run {facts['key']} is not finished. Rear it to the end first, with the same settings.")
