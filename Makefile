@@ -8,7 +8,7 @@
 VENV ?= .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.installed
-EXTRAS := render,cluster,brain,dev
+EXTRAS := render,cluster,look,brain,dev
 WORKERS ?= 2
 ARGS ?=
 

@@ -165,7 +165,7 @@ def kinds(asked: list[str]) -> list[str]:
 def test_make_installs_once(clone):
     done, asked = clone.make()
     assert done.returncode == 0 and kinds(asked) == ["venv", "pip"], done.stderr
-    assert "-c constraints.txt" in asked[1] and "[render,cluster,brain,dev]" in asked[1]
+    assert "-c constraints.txt" in asked[1] and "[render,cluster,look,brain,dev]" in asked[1]
     assert clone.installed.exists() and not clone.installing.exists()
     assert clone.make()[1] == []
 
