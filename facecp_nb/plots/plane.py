@@ -62,7 +62,7 @@ def paths_chart(
 HARM_COLOURS = ("#5E3C99", "#F7F7F7", "#E66101")  # gain, nothing, harm: told apart in every kind of colour vision
 CONTRAST_WORDS = {"past": "no past − past", "deprivation": "full past − deprived past"}
 
-def _panels(table, top):
+def _panel(table, top):
     "Heat maps in one facet, a line a network and past, a column a number of clean epochs."
     columns = ["line", "time", "length", "factor", "harm", "points", "clear", "word"]
     base = alt.Chart().encode(
@@ -106,7 +106,7 @@ def plane_chart(
         f"{line}: {int(some.clear.sum())} of {len(some)} intervals exclude zero, differences from "
         f"{points(some.difference.min())} to {points(some.difference.max())}"
         for line, some in table.groupby("line", sort=False))
-    return finish(alt.vconcat(_panels(table.sort_values("clean", kind="stable"), 100 * top)),
+    return finish(alt.vconcat(_panel(table.sort_values("clean", kind="stable"), 100 * top)),
                   title or f"Most harm after {table.clean.max()} clean epochs at the full rate: {answer}",
                   f"Heat maps of {CONTRAST_WORDS[contrast]}, in points; framed: the interval excludes zero. {said}.")
 
