@@ -62,20 +62,22 @@ def paths_chart(
 HARM_COLOURS = ("#5E3C99", "#F7F7F7", "#E66101")  # gain, nothing, harm: told apart in every kind of colour vision
 CONTRAST_WORDS = {"past": "no past − past", "deprivation": "full past − deprived past"}
 
-def _panel(table, top, row, first, last):
-    "One heat map; its row is named in the first, the lengths in the last row."
-    y_axis = alt.Axis(title=[row, "rate after"] if first else None, labels=first, ticks=first, domain=first)
-    x_axis = alt.Axis(title="epochs of the past" if last else None, labels=last, ticks=last, labelAngle=0)
-    base = alt.Chart(_as_text(table)).encode(
-        x=alt.X("length:O", axis=x_axis), y=alt.Y("factor:N", sort=list(dict.fromkeys(table.factor)), axis=y_axis),
-        tooltip=["network:N", "past:N", "length:Q", "factor:N", "clean:Q", "harm:N"])
+def _panel(table, top):
+    "Heat maps in one facet, a line a network and past, a column a number of clean epochs."
+    columns = ["line", "time", "length", "factor", "harm", "points", "clear", "word"]
+    base = alt.Chart().encode(
+        x=alt.X("length:O", axis=alt.Axis(title="epochs of the past", labelAngle=0)),
+        y=alt.Y("factor:N", sort=list(dict.fromkeys(table.factor)), axis=alt.Axis(title="rate after")),
+        tooltip=["line:N", "length:Q", "factor:N", "time:N", "harm:N"])
     scale = alt.Scale(domain=[-top, 0, top], range=list(HARM_COLOURS), clamp=True)
     shade = base.mark_rect().encode(color=alt.Color("points:Q", scale=scale, legend=None))
     frame = base.transform_filter("datum.clear").mark_rect(fill=None, stroke=INK, strokeWidth=1.6)
     ink = alt.condition(f"abs(datum.points) > {.65 * top}", alt.value("white"), alt.value(INK))
     words = base.mark_text(fontSize=11).encode(text="word:N", color=ink)
-    title = panel_title(f"{table.clean.iloc[0]} clean epochs")
-    return alt.layer(shade, frame, words).properties(width=5 * 33, height=3 * 27, title=title)
+    named = lambda name: dict(field=name, type="nominal", sort=list(dict.fromkeys(table[name])), title=None)
+    return alt.layer(shade, frame, words, data=_as_text(table[columns])).properties(width=5 * 33, height=3 * 27).facet(
+        row=alt.Row(**named("line"), header=alt.Header(labelFontSize=12)), spacing=10,
+        column=alt.Column(**named("time"), header=alt.Header(labelFontSize=13)))
 
 def plane_chart(
     rows: pd.DataFrame,        # stream, contrast, past, length, rate, clean, difference, low, high
@@ -94,21 +96,17 @@ def plane_chart(
         points=hundred, clear=(table.low > 0) | (table.high < 0),
         word=[points(d).split()[0].replace("+0", "0") for d in table.difference],
         factor=["× 1" if r == 1 else f"× 1/{1 / r:.0f}" for r in table.rate],
-        harm=[points(r.difference, r.low, r.high, 1) for r in table.itertuples()])
-    rows_of_maps = list(table.groupby(["network", "past"], sort=False))
-    lines = [
-        alt.hconcat(*(_panel(some, 100 * top, f"{network}, {past}", not i, part is rows_of_maps[-1][1])
-                      for i, (_, some) in enumerate(part.groupby("clean"))), spacing=10)
-        for (network, past), part in rows_of_maps]
+        harm=[points(r.difference, r.low, r.high, 1) for r in table.itertuples()],
+        line=table.network + ", " + table.past, time=[f"{n:g} clean epochs" for n in table.clean])
     long = table[(table.clean == table.clean.max()) & (table.rate == 1)]
     worst = long.loc[long.groupby("network", sort=False).difference.idxmax()]
     answer = "; ".join(f"{r.network} {points(r.difference, digits=1)} ({r.past}:{r.length})"
                        for r in worst.itertuples())
     said = "; ".join(
-        f"{network}, {past}: {int(some.clear.sum())} of {len(some)} intervals exclude zero, differences from "
+        f"{line}: {int(some.clear.sum())} of {len(some)} intervals exclude zero, differences from "
         f"{points(some.difference.min())} to {points(some.difference.max())}"
-        for (network, past), some in rows_of_maps)
-    return finish(alt.vconcat(*lines, spacing=8),
+        for line, some in table.groupby("line", sort=False))
+    return finish(alt.vconcat(_panel(table.sort_values("clean", kind="stable"), 100 * top)),
                   title or f"Most harm after {table.clean.max()} clean epochs at the full rate: {answer}",
                   f"Heat maps of {CONTRAST_WORDS[contrast]}, in points; framed: the interval excludes zero. {said}.")
 
@@ -141,10 +139,10 @@ def interval_map(
     lines, bare = max(name.count("\n") for name in names["column"]), dict(domain=False, ticks=False)
     def panel(i, name):
         head = fold_axis(orient="top", labelAngle=0, labelPadding=4 + 12 * lines, **bare) if not i else None
-        base = alt.Chart(_as_text(table[table.panel == name])).encode(
+        cells = table.loc[table.panel == name, ["row", "column", "points", "clear", "word", "ends"]]
+        base = alt.Chart(_as_text(cells)).encode(
             x=alt.X("column:N", sort=names["column"], axis=head),
-            y=alt.Y("row:N", sort=names["row"], axis=fold_axis(**bare)),
-            tooltip=["panel:N", "row:N", "column:N", "label:N"])
+            y=alt.Y("row:N", sort=names["row"], axis=fold_axis(**bare)))
         return alt.layer(*_inked(base, 100 * top)).properties(
             width=wide * len(names["column"]), height=alt.Step(38), title=panel_title(name))
     said = "; ".join(f"{r.panel} {r.row}, {r.column}: {r.label}".replace("\n", " ") for r in table.itertuples())
@@ -172,7 +170,8 @@ def plane_scrub(
     "Accuracy over the length of a past, a line a past; network, rate and clean epochs are chosen below the figure."
     columns = ["network", "past", "length", "rate", "clean", "accuracy", "low", "high"]
     table = _rungs(needed(rows, columns, "plane_scrub")[columns])
-    said = [f"{r.clean:g} clean epochs at the rate × {_fraction(r.rate)}" for r in table.itertuples()]
+    said = [f"{r.clean:g} clean epochs at the rate × {_fraction(r.rate)}" if r.past == "none" else ""
+            for r in table.itertuples()]
     table = table.assign(said=said)
     networks, pasts = (list(dict.fromkeys(table[name])) for name in ("network", "past"))
     lines = [p for p in pasts if p != "none"]
@@ -181,7 +180,7 @@ def plane_scrub(
         min=0, max=int(table.step.max()), step=1, name=f"rate after lifting ({words}) "))
     time = alt.param("time", value="most", bind=alt.binding_radio(options=["fewest", "most"], name="clean epochs "))
     network = alt.param("network", value=networks[0], bind=alt.binding_radio(options=networks, name="network "))
-    shown = alt.Chart(_as_text(table.drop(columns=["rate", "clean"]))).transform_filter(
+    shown = alt.Chart(_as_text(table.drop(columns=["rate", "clean"]).round(4))).transform_filter(
         "datum.step == step && datum.time == time && datum.network == network")
     key = dict(title=None, sort=lines, legend=legend(lines))
     y = lambda name: alt.Y(f"{name}:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%"),
