@@ -24,6 +24,7 @@ PACKAGES = {
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
         "measured", "looking", "digits", "digit_studies", "verifier", "other_half",
+        "remeasure",
     ),
     "plots": ("theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours"),
     "widgets": (),

@@ -320,6 +320,18 @@ def test_every_stored_row_belongs_to_its_configuration_and_faces(name, profile, 
     assert study.strangers(rows) == []
     assert rows.code.nunique() == 1
 
+@pytest.mark.parametrize("name", study.MEASURED)
+def test_every_measured_file_is_about_the_networks_of_today(name, monkeypatch):
+    monkeypatch.delenv("IN_TEST", raising=False)
+    rows = study.measured_rows(name)
+    assert study.belongs(name)
+    assert (rows.code.str.fullmatch("[0-9a-f]{16}") & rows.torch.notna() & rows.date.notna()).all()
+
+def test_a_measured_file_about_other_networks_is_noticed(monkeypatch):
+    monkeypatch.setattr("facecp_nb.study.remeasure.measured_rows",
+                        lambda name: study.measured_rows(name).assign(configuration=study.made_of("units")))
+    assert study.belongs("units") and not study.belongs("looks")
+
 @pytest.mark.parametrize("name, profile", STORED)
 def test_every_contrast_of_a_stored_study_is_stored(name, profile, monkeypatch):
     monkeypatch.delenv("IN_TEST", raising=False)

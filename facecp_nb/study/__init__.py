@@ -48,7 +48,10 @@ from facecp_nb.study.looking import (
     looks, make_twins, quote_looks, sampled, score_table, shipped_looks,
 )
 from facecp_nb.study.other_half import (
-    asked_differences, asked_table, half_rows, path_rows, ship_other_half, story_twins, twin_rows,
+    asked_differences, asked_table, half_rows, path_rows, other_half_rows, story_twins, twin_rows,
+)
+from facecp_nb.study.remeasure import (
+    BRAIN_ARMS, MEASURED, UNIT_ARMS, Lives, arms, belongs, lives, made_of, measure_again, measuring_takes,
 )
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
@@ -73,5 +76,6 @@ __all__ = [
     "plasticity_summary", "unit_summary", "ASKED", "FEATURES", "LOOKERS", "Exchanges", "exchanges",
     "load_run", "look_at", "look_once", "looker", "looking", "looks", "make_twins", "quote_looks",
     "sampled", "score_table", "shipped_looks", "asked_differences", "asked_table", "half_rows",
-    "path_rows", "ship_other_half", "story_twins", "twin_rows",
+    "path_rows", "other_half_rows", "story_twins", "twin_rows", "BRAIN_ARMS", "MEASURED", "UNIT_ARMS", "Lives",
+    "arms", "belongs", "lives", "made_of", "measure_again", "measuring_takes",
 ]
