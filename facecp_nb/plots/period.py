@@ -646,9 +646,10 @@ def _panel_of(table, side, order, colour, width, labels):
     dots, whole = base.transform_filter("datum.seed >= 0"), base.transform_filter("datum.seed < 0")
     rows_of = alt.Chart(table[["question", "measured"]].drop_duplicates()).transform_filter(
         "datum.question == question").mark_point(opacity=0).encode(y=base.encoding.y)  # both panels have all rows
+    shape = "diamond" if side == "paper" else "circle"
     marks = [rows_of, whole.mark_rule(strokeWidth=3, color=colour).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
-             whole.mark_point(size=110, filled=True, opacity=1, color=colour, shape="diamond" if side == "paper" else "circle")
-             .encode(x=x, tooltip=["question:N", "measured:N", "label:N", "source:N"]),
+             whole.mark_point(size=110, filled=True, opacity=1, color=colour, shape=shape).encode(
+                 x=x, tooltip=["question:N", "measured:N", "label:N", "source:N"]),
              dots.mark_point(**SEED, yOffset=9, color=colour).encode(x=x, tooltip=["measured:N", "seed:Q", "value:Q"]),
              whole.mark_text(dy=-11, fontSize=11).encode(x=x, text="label:N")]
     return alt.layer(*marks).properties(width=width, height=alt.Step(44), title=panel_title(side))
