@@ -353,3 +353,10 @@ def test_a_quoted_number_of_a_matrix_names_its_test_pictures(monkeypatch):
     assert study.quote("reared-views", {"mouth": 60}).stored.tolist() == [60]
     assert study.quote("reared-views", {"mouth": 80}, view="mouth").stored.tolist() == [80]
     with pytest.raises(AssertionError, match="says 80"): study.quote("reared-views", {"mouth": 80})
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_every_study_can_be_planned(profile, monkeypatch):
+    "No configuration of a study is refused at any profile, as `scale` once was at full."
+    monkeypatch.delenv("IN_TEST", raising=False)
+    for name, of in study.STUDIES.items(): assert len(of(profile)), name
