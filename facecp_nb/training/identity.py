@@ -110,7 +110,10 @@ class _Terms(Callback):
 
 class _Clip(Callback):
     "The network's gradient (not the head's) is made no longer than `most`."
-    def __init__(self, most): super().__init__(); self.most = most
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
     def before_step(self): nn.utils.clip_grad_norm_(self.learn.model.network.parameters(), self.most)
 
 # %% ../../nbs/library/training/06_identity.ipynb #9679d0a0
@@ -125,7 +128,7 @@ def train_identity(
     seed: int,
     batch: int = 64,             # the last batches of an epoch are made equally large
     show: Callable | None = None,   # (rows, epoch, generator) -> (B,3,H,W) uint8 that the student sees
-    extra: Callable | None = None,  # (embeddings, rows, clean) -> {name: term}, weighted; `clean` is (B,3,H,W) 0..1
+    extra: Callable | None = None,  # (embeddings, rows, clean (B,3,H,W) 0..1) -> {name: term}, weighted
     folder: str | Path | None = None,  # of this run alone: it goes on from what lies there
     average: float = .98,        # decay per step of the averaged weights; 0 for none
     momentum: float = .9,
@@ -134,7 +137,7 @@ def train_identity(
 ) -> pd.DataFrame:               # epoch, rate, loss, identity, the terms of `extra`, seconds
     """Train an embedding network and its head; both end with their averaged weights, in evaluation mode.
 
-    A run that was killed and has a `folder` goes on to the same bits; `StoreError` if another kind of run lies there."""
+    A run that was killed and has a `folder` goes on to the same bits; `StoreError` where another kind of run lies."""
     epochs, lr = checks.whole("epochs", epochs, 1), checks.number("lr", lr, above=0)
     checks.number("clip", clip, above=0)
     loader = _Shown(images, labels, show, extra is not None, batch=batch, seed=seed)
