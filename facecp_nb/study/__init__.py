@@ -53,7 +53,7 @@ from facecp_nb.study.other_half import (
 from facecp_nb.study.masked import (
     ASKED_MASKED, MASK_ARMS, MaskConfig, aligned_faces, arc_plan, arc_rows, as_classifier, embed, known_faces,
     looked_at, mask_config, mask_minutes, mask_network, mask_rows, mask_table, pair_errors, ship_masked,
-    strangers_faces, student_embedder, told_apart,
+    photograph_rows, strangers_faces, told_apart,
 )
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
@@ -61,7 +61,7 @@ __all__ = [
     "ASKED_MASKED", "MASK_ARMS", "MaskConfig", "aligned_faces", "arc_plan", "arc_rows",
     "as_classifier", "embed", "known_faces", "looked_at", "mask_config", "mask_minutes",
     "mask_network", "mask_rows", "mask_table", "pair_errors", "ship_masked", "strangers_faces",
-    "student_embedder", "told_apart",
+    "photograph_rows", "told_apart",
     "resolve_profile", "CHANGES", "PROFILE_VALUES", "PUBLISHED", "RECOVERIES", "RESETS", "SEEDS",
     "Config", "configure", "seeds", "environment", "planned_rates", "collect", "faces_of", "folder",
     "forget_views", "history", "is_done", "key", "load_model", "manifest", "record", "run", "runs",

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['MASK_ARMS', 'ASKED_MASKED', 'ARC', 'MaskConfig', 'mask_config', 'aligned_faces', 'known_faces', 'strangers_faces',
            'mask_network', 'mask_minutes', 'embed', 'told_apart', 'pair_errors', 'mask_rows', 'as_classifier',
-           'looked_at', 'arc_plan', 'arc_rows', 'mask_table', 'student_embedder', 'ship_masked']
+           'looked_at', 'arc_plan', 'arc_rows', 'mask_table', 'photograph_rows', 'ship_masked']
 
 # %% ../../nbs/library/study/17_masked.ipynb #c27057d0
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import product
 from types import SimpleNamespace
 
 import pandas as pd
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 from .. import checks
 from ..core import atomic, choose, code_of, device, digest, home, read_json, resolve_profile, seed_all, write_json
 from ..data import (
-    MASK_KINDS, TEMPLATE, TEMPLATE_SIZE, FaceSet, Worn, align, choose_masks, crop, draw_masks, mask_cover, moved,
-    open_faces, similarity)
-from ..evaluation import attribute, error_curve, interval, measures
+    MASK_KINDS, TEMPLATE, TEMPLATE_SIZE, FaceSet, Folder, Worn, align, choose_masks, crop, draw_masks, mask_cover,
+    decode, moved, open_faces, read_bytes, read_pairs, similarity, with_masks)
+from ..evaluation import attribute, error_curve, interval, measures, pair_scores
 from ..models import create, head
 from ..recovery import KD_HIGH, KD_LOW, cosine_weight, masked_view, taught_by
 from ..training import train_identity
@@ -34,7 +35,7 @@ from .plans import STUDIES
 from .scoring import answers
 from .store import faces_of, load_model
 from .tables import fill
-from .verifier import FaceEmbedder
+from .verifier import locate
 
 # %% ../../nbs/library/study/17_masked.ipynb #d843449f
 # arm: (share of pictures with a mask, published weight of the teacher's term or None)
@@ -53,6 +54,7 @@ class MaskConfig:
     embedding: int = 128
     lr: float = .05
     batch: int = 64
+    guard: bool = True  # whether the margin goes on straight where the angle and the margin exceed 180 degrees
 
 _PROFILES = {"smoke": dict(seeds=(0,), epochs=1, images=3, tested=4, rendered=False), "quick": {},
              "full": dict(seeds=(0, 1, 2, 3, 4), epochs=48, tested=40)}
@@ -142,7 +144,7 @@ def mask_network(
     extra, folder, faces = _extra(config, arm, seed), _folder(config, arm, seed), known_faces(config)
     seed_all(seed)
     network = create("small", config.embedding, config.size, "centred")
-    top = head("elastic-arc", config.embedding, int(faces.labels.max()) + 1)
+    top = head("elastic-arc", config.embedding, int(faces.labels.max()) + 1, straight=config.guard)
     show = masked_view(faces.images.to(device()), faces.landmarks, share) if share else None
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
@@ -192,6 +194,7 @@ def pair_errors(probes: Tensor, gallery: Tensor, labels: Tensor) -> dict:
     found = measures(error_curve(cosine[others].numpy(), same[others].numpy()))
     return dict(eer=found["eer"], fmr100=found["fmr100"])
 
+_MASKED = ("no mask", "one masked", "both masked")
 ASKED_MASKED = ("unmasked", "masked to unmasked", "masked to masked")
 
 def _asked(seen):
@@ -300,17 +303,24 @@ def mask_table(
                         high=found["high"], seeds=each.index.tolist(), seed_accuracy=each.tolist()))
     return pd.DataFrame(out)
 
-def student_embedder(
+def photograph_rows(
     config: MaskConfig,
-    arm: str,
-    seed: int,
-    align_by: str = "auto",  # see `locate`
-) -> FaceEmbedder:           # compared by the cosine; its answers are kept under a name of their own
-    "A network under masks as an embedder for `verify`."
-    network = mask_network(config, arm, seed)[0]
-    cut = lambda images, boxes, points: align(images, points, config.size)
-    return FaceEmbedder(f"masked {_folder(config, arm, seed).name}, {align_by}", cut,
-                        lambda x: network(x.float() / 255), "cosine", align_by)
+    pairs,   # a list of pairs, such as MFR2's
+    data,    # the folder of its pictures
+    masks,   # MFR2's file that says who wears a mask
+) -> pd.DataFrame:  # about, condition, seed, asked (how many are masked), auc, pairs
+    "Aggregates on photographs: the area under the ROC by the number of masks in a pair, for every network."
+    listed, folder = with_masks(read_pairs(pairs), masks), Folder(data)
+    pictures = [decode(read_bytes(folder.find(name))) for name in listed.pictures]
+    faces, place = align(pictures, locate(pictures)[1], config.size), {n: k for k, n in enumerate(listed.pictures)}
+    a, b = (listed.rows[side].map(place) for side in "ab")
+    out = []
+    for arm, seed in product(MASK_ARMS, config.seeds):
+        rows = listed.rows.assign(score=pair_scores(embed(mask_network(config, arm, seed)[0], faces), a, b))
+        for masked, part in rows.groupby("masked"):
+            auc = measures(error_curve(part["score"], part["same"]))["auc"]
+            out.append(dict(about="real", condition=arm, seed=seed, asked=_MASKED[masked], auc=auc, pairs=len(part)))
+    return pd.DataFrame(out)
 
 def ship_masked(
     folder,                  # data/ of a checkout
