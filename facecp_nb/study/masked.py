@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MASK_ARMS', 'ASKED_MASKED', 'ARC', 'MaskConfig', 'mask_config', 'aligned_faces', 'known_faces', 'strangers_faces',
-           'mask_network', 'mask_minutes', 'embed', 'told_apart', 'pair_errors', 'mask_rows', 'as_classifier',
-           'looked_at', 'arc_plan', 'arc_rows', 'mask_table', 'photograph_rows', 'ship_masked']
+           'Embedder', 'mask_network', 'mask_minutes', 'embed', 'told_apart', 'pair_errors', 'mask_rows',
+           'as_classifier', 'looked_at', 'arc_plan', 'arc_rows', 'mask_table', 'photograph_rows', 'ship_masked']
 
 # %% ../../nbs/library/study/17_masked.ipynb #c27057d0
 import time
@@ -46,7 +46,7 @@ class MaskConfig:
     "Everything that the networks under masks, and their test, depend on."
     data: str = "rendered"
     seeds: tuple = (0, 1, 2)
-    epochs: int = 16
+    epochs: int = 12
     images: int | None = None  # of each known person; all by default
     tested: int = 20           # of each unseen person
     rendered: bool = True      # test with masks of cloth on the mesh, where there is a renderer
@@ -123,10 +123,19 @@ def _cloth(faces, config):
 # %% ../../nbs/library/study/17_masked.ipynb #0bee49be
 _CODE = ("facecp_nb.recovery.template", "facecp_nb.training.identity", "facecp_nb.models.heads")
 
+class Embedder(nn.Module):
+    "The small network with `size` numbers at its end, each with mean 0 and spread 1 over the batch."
+    def __init__(self, size: int, pixels: int):
+        super().__init__()
+        self.network, self.norm = create("small", size, pixels, "centred"), nn.BatchNorm1d(size, affine=False)
+
+    def forward(self, x): return self.norm(self.network(x))
+
 def _folder(config, arm, seed):
     about = {k: v for k, v in asdict(config).items() if k not in ("seeds", "tested", "rendered")}
     faces = known_faces(config)
-    what = digest(about, arm, seed, digest(faces.images), digest(faces.landmarks), torch.__version__, device(),
+    network = str(Embedder(config.embedding, config.size))
+    what = digest(about, arm, seed, network, digest(faces.images), digest(faces.landmarks), torch.__version__, device(),
                   *(code_of(c) for c in _CODE))
     return home() / "masked" / what
 
@@ -143,7 +152,7 @@ def mask_network(
     share, _ = MASK_ARMS[choose(arm, MASK_ARMS, "arm")]
     extra, folder, faces = _extra(config, arm, seed), _folder(config, arm, seed), known_faces(config)
     seed_all(seed)
-    network = create("small", config.embedding, config.size, "centred")
+    network = Embedder(config.embedding, config.size)
     top = head("elastic-arc", config.embedding, int(faces.labels.max()) + 1, straight=config.guard)
     show = masked_view(faces.images.to(device()), faces.landmarks, share) if share else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -229,14 +238,16 @@ def mask_rows(
 # %% ../../nbs/library/study/17_masked.ipynb #3a724faa
 @torch.no_grad()
 def as_classifier(
-    network: nn.Module,  # made by `create("small", ...)`
+    network: Embedder,
     top: nn.Module,      # a head with `prototypes`
 ) -> nn.Module:          # (B,3,S,S) -> (B,C): cosines times the length of the embedding
     "Network and head as one classifier of the same architecture."
-    prototypes, last = top.prototypes.detach(), network.body.fc
-    model = create(network.arch, len(prototypes), 36, network.inputs).to(prototypes.device)
-    state = network.state_dict() | {"body.fc.weight": prototypes @ last.weight, "body.fc.bias": prototypes @ last.bias}
-    model.load_state_dict(state)
+    prototypes, inner, norm = top.prototypes.detach(), network.network, network.norm
+    last, scale = inner.body.fc, (norm.running_var + norm.eps).rsqrt()
+    weight, bias = scale[:, None] * last.weight, scale * (last.bias - norm.running_mean)
+    model = create(inner.arch, len(prototypes), 36, inner.inputs).to(prototypes.device)
+    folded = {"body.fc.weight": prototypes @ weight, "body.fc.bias": prototypes @ bias}
+    model.load_state_dict(inner.state_dict() | folded)
     return model.eval()
 
 def looked_at(config: MaskConfig, network: nn.Module, top: nn.Module, pictures: int = 200) -> dict:
