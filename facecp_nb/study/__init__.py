@@ -51,7 +51,7 @@ from facecp_nb.study.other_half import (
     asked_differences, asked_table, half_rows, path_rows, ship_other_half, story_twins, twin_rows,
 )
 from facecp_nb.study.masked import (
-    ASKED_MASKED, MASK_ARMS, MaskConfig, aligned_faces, arc_plan, arc_rows, as_classifier, embed, known_faces,
+    ASKED_MASKED, MASK_ARMS, MaskConfig, aligned_faces, arc_plan, arc_rows, as_classifier, known_faces, unit_embeddings,
     looked_at, mask_config, mask_minutes, mask_network, mask_rows, mask_table, pair_errors, ship_masked,
     photograph_rows, strangers_faces, told_apart,
 )
@@ -59,7 +59,7 @@ from facecp_nb.study.masked import (
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
     "ASKED_MASKED", "MASK_ARMS", "MaskConfig", "aligned_faces", "arc_plan", "arc_rows",
-    "as_classifier", "embed", "known_faces", "looked_at", "mask_config", "mask_minutes",
+    "as_classifier", "unit_embeddings", "known_faces", "looked_at", "mask_config", "mask_minutes",
     "mask_network", "mask_rows", "mask_table", "pair_errors", "ship_masked", "strangers_faces",
     "photograph_rows", "told_apart",
     "resolve_profile", "CHANGES", "PROFILE_VALUES", "PUBLISHED", "RECOVERIES", "RESETS", "SEEDS",

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MASK_ARMS', 'TEACHER', 'ASKED_MASKED', 'ARC', 'MaskConfig', 'mask_config', 'aligned_faces', 'known_faces',
-           'strangers_faces', 'Embedder', 'mask_network', 'mask_minutes', 'embed', 'told_apart', 'pair_errors',
+           'strangers_faces', 'MaskNet', 'mask_network', 'mask_minutes', 'unit_embeddings', 'told_apart', 'pair_errors',
            'mask_rows', 'as_classifier', 'looked_at', 'arc_plan', 'arc_rows', 'mask_table', 'photograph_rows',
            'ship_masked']
 
@@ -38,7 +38,7 @@ from .store import faces_of, load_model
 from .tables import fill
 from .verifier import locate
 
-# %% ../../nbs/library/study/17_masked.ipynb #d843449f
+# %% ../../nbs/library/study/17_masked.ipynb #beb98d35
 # arm: (share of pictures with a mask, published weight of the teacher's term or None)
 MASK_ARMS = {"no masks": (0., None), "masks only": (.5, None), "KD low": (.5, KD_LOW), "KD high": (.5, KD_HIGH)}
 
@@ -71,7 +71,7 @@ def mask_config(
     config = MaskConfig(data=data, **_PROFILES[resolve_profile(profile)])
     return replace(config, seeds=tuple(s + checks.whole("seed", seed, 0) for s in config.seeds))
 
-# %% ../../nbs/library/study/17_masked.ipynb #da73a07d
+# %% ../../nbs/library/study/17_masked.ipynb #da335ece
 def aligned_faces(
     faces: FaceSet,
     size: int,
@@ -125,10 +125,10 @@ def _cloth(faces, config):
     held = load_file(path)
     return _laid(list(held["images"]), held["landmarks"], faces, config.size)
 
-# %% ../../nbs/library/study/17_masked.ipynb #0bee49be
+# %% ../../nbs/library/study/17_masked.ipynb #9999fba6
 _CODE = ("facecp_nb.recovery.template", "facecp_nb.training.identity", "facecp_nb.models.heads")
 
-class Embedder(nn.Module):
+class MaskNet(nn.Module):
     "The small network with `size` numbers at its end, each with mean 0 and spread 1 over the batch."
     def __init__(self, size: int, pixels: int):
         super().__init__()
@@ -139,7 +139,7 @@ class Embedder(nn.Module):
 def _folder(config, arm, seed):
     about = {k: v for k, v in asdict(config).items() if k not in ("seeds", "tested", "rendered")}
     faces = known_faces(config)
-    network = str(Embedder(config.embedding, config.size))
+    network = str(MaskNet(config.embedding, config.size))
     what = digest(about, arm, seed, network, digest(faces.images), digest(faces.landmarks), torch.__version__, device(),
                   *(code_of(c) for c in _CODE))
     return home() / "masked" / what
@@ -147,7 +147,7 @@ def _folder(config, arm, seed):
 def _student(config, arm, seed):
     "Network and head at the start, and the term of the teacher."
     seed_all(seed)
-    network = Embedder(config.embedding, config.size)
+    network = MaskNet(config.embedding, config.size)
     top = head("elastic-arc", config.embedding, int(known_faces(config).labels.max()) + 1, straight=config.guard)
     if arm == TEACHER: return network, top, None
     teacher, prototypes, _ = mask_network(config, TEACHER, seed)
@@ -181,9 +181,9 @@ def mask_minutes(config: MaskConfig) -> float:
     networks = [(arm, seed) for seed in config.seeds for arm in (TEACHER, *MASK_ARMS)]
     return sum(read_json(_folder(config, *n) / "cost.json")["seconds"] for n in networks) / 60
 
-# %% ../../nbs/library/study/17_masked.ipynb #ed591539
+# %% ../../nbs/library/study/17_masked.ipynb #c46b80a5
 @torch.no_grad()
-def embed(
+def unit_embeddings(
     network: nn.Module,
     images: Tensor,  # (N,3,S,S) uint8
     batch: int = 256,
@@ -235,7 +235,7 @@ def mask_rows(
     for seed in config.seeds:
         for arm in arms:
             network, top, _ = mask_network(config, arm, seed)
-            seen = {masks: embed(network, faces.images) for masks, faces in tested.items()}
+            seen = {masks: unit_embeddings(network, faces.images) for masks, faces in tested.items()}
             for asked, masks, probes, gallery in _asked(seen):
                 about = dict(condition=arm, seed=seed, asked=asked, masks=masks)
                 scores = records[["person", "image"]].assign(correct=told_apart(probes, gallery, labels).numpy())
@@ -247,10 +247,10 @@ def mask_rows(
             out.append(pd.DataFrame([dict(about="inside", condition=arm, seed=seed, **inside)]))
     return pd.concat(out, ignore_index=True)
 
-# %% ../../nbs/library/study/17_masked.ipynb #3a724faa
+# %% ../../nbs/library/study/17_masked.ipynb #236eb8cc
 @torch.no_grad()
 def as_classifier(
-    network: Embedder,
+    network: MaskNet,
     top: nn.Module,      # a head with `prototypes`
 ) -> nn.Module:          # (B,3,S,S) -> (B,C): cosines times the length of the embedding
     "Network and head as one classifier of the same architecture."
@@ -272,10 +272,10 @@ def looked_at(config: MaskConfig, network: nn.Module, top: nn.Module, pictures: 
     heat = attribute(as_classifier(network, top), one, labels.to(device())).cpu()
     cover = mask_cover(points, worn, config.size, config.size)
     share = (heat * cover).sum((1, 2)) / heat.sum((1, 2)).clamp(min=1e-9)
-    same = (embed(network, one) * embed(network, two)).sum(1)
+    same = (unit_embeddings(network, one) * unit_embeddings(network, two)).sum(1)
     return dict(heat=float(share.mean()), area=float(cover.mean()), repainted=float(same.mean()))
 
-# %% ../../nbs/library/study/17_masked.ipynb #45e11a85
+# %% ../../nbs/library/study/17_masked.ipynb #968f6e22
 ARC = ("full", "mouth", "late", "late+equal-clean")  # of the whole story, and the same life with eyes
 
 def arc_plan(
@@ -289,7 +289,8 @@ def arc_plan(
     eyes = eyes[eyes.condition.isin(("eyes", "late", "late+equal-clean"))]
     eyes = eyes.assign(condition=eyes.condition.replace(
         {"late": "eyes, then full", "late+equal-clean": "eyes, then full, longer"}))
-    return pd.concat([mouths, eyes], ignore_index=True)
+    both = pd.concat([mouths, eyes], ignore_index=True)
+    return both[both["seed"] == both["seed"].min()] if resolve_profile(profile) == "smoke" else both
 
 @lru_cache(maxsize=2)
 def _test_pictures(config):
@@ -314,7 +315,7 @@ def arc_rows(
                                       correct=right.astype(float)))
     return pd.concat(out, ignore_index=True)
 
-# %% ../../nbs/library/study/17_masked.ipynb #728314f1
+# %% ../../nbs/library/study/17_masked.ipynb #cadd46f3
 def mask_table(
     rows: pd.DataFrame,  # of `mask_rows` or `arc_rows`
 ) -> pd.DataFrame:       # condition, asked, masks, accuracy, low, high, seeds, seed_accuracy
@@ -339,7 +340,7 @@ def photograph_rows(
     a, b = (listed.rows[side].map(place) for side in "ab")
     out = []
     for arm, seed in product(MASK_ARMS, config.seeds):
-        rows = listed.rows.assign(score=pair_scores(embed(mask_network(config, arm, seed)[0], faces), a, b))
+        rows = listed.rows.assign(score=pair_scores(unit_embeddings(mask_network(config, arm, seed)[0], faces), a, b))
         for masked, part in rows.groupby("masked"):
             auc = measures(error_curve(part["score"], part["same"]))["auc"]
             out.append(dict(about="real", condition=arm, seed=seed, asked=_MASKED[masked], auc=auc, pairs=len(part)))
