@@ -11,6 +11,7 @@ from facecp_nb.plots.charts import (
     learning_curves, left_over_chart, onsets_of, paper_and_ours, saturation, transfer_chart,
 )
 from .neighbours import det_chart, open_set_chart, roc_chart
+from .masked import MASK_NAMES, mask_chart
 from facecp_nb.plots.period import (
     PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings,
     regime_chart, PULLS, gradient_shares, recovery_comparer, paper_beside_ours,
@@ -27,6 +28,7 @@ from .inside import heat_explorer, overlay, score_chart, use_and_heat
 
 # %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
 __all__ = [
+    "MASK_NAMES", "mask_chart",
     "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FIGURE_FORMATS", "METRICS", "PHASES",
     "SHAPES", "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions",
     "confusion_of_views", "data_uri", "difference_chart", "distance_histograms", "epoch_axis", "faces",

@@ -11,7 +11,8 @@ from .loaders import ViewLoader, augment
 from .rates import SCHEDULES, RateLedger
 from .checkpoint import Checkpoint
 from .learner import Averaged, History, ViewLearner, learner, rear, scored
+from .identity import train_identity
 
 # %% ../../nbs/library/training/00_training.ipynb #a56cfb12
 __all__ = ["SCHEDULES", "Averaged", "Callback", "Checkpoint", "History", "RateLedger", "Rearing", "ViewLearner",
-           "ViewLoader", "augment", "learner", "rear", "scored"]
+           "ViewLoader", "augment", "learner", "rear", "scored", "train_identity"]
