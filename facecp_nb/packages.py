@@ -15,7 +15,7 @@ PACKAGES = {
     "people": ("person", "head", "wear", "paint", "light", "draw", "sets"),
     "foveation": ("pyramid", "view", "fidelity"),
     "models": ("backbones", "taps", "recogniser", "linear", "pathways", "iresnet", "heads"),
-    "training": ("rearing", "loaders", "rates", "checkpoint", "learner", "identity"),
+    "training": ("rearing", "loaders", "rates", "checkpoint", "learner", "identity", "prototypes"),
     "recovery": ("distill", "plasticity"),
     "evaluation": (
         "intervals", "regions", "units", "attribution", "plasticity", "across", "similarity",
