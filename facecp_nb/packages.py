@@ -25,7 +25,7 @@ PACKAGES = {
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
         "measured", "looking", "digits", "digit_studies", "verifier", "other_half", "growing",
     ),
-    "plots": ("theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours"),
+    "plots": ("theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours", "growing"),
     "widgets": (),
     "cli": (),
 }

@@ -11,6 +11,7 @@ from facecp_nb.plots.charts import (
     learning_curves, left_over_chart, onsets_of, paper_and_ours, saturation, transfer_chart,
 )
 from .neighbours import det_chart, open_set_chart, roc_chart
+from .growing import inflation_chart, prototype_map, weight_chart
 from facecp_nb.plots.period import (
     PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings,
     regime_chart, PULLS, gradient_shares, recovery_comparer,
@@ -33,6 +34,7 @@ __all__ = [
     "finish", "fovea", "harm", "in_order", "learning_curves", "left_over_chart", "onset_chart",
     "onsets_of", "order_chart", "paper_and_ours", "percent", "phases_of", "points", "rates", "rearings",
     "regime_chart", "saturation", "save", "shape_scale", "theme", "transfer_chart", "use_renderer",
+    "inflation_chart", "prototype_map", "weight_chart",
     "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart", "agreement_chart",
     "layer_chart", "power_chart", "rdm_explorer", "interval_map", "plane_scrub", "courses",
     "favourites", "intervals", "networks", "unit_layers", "heat_explorer", "overlay", "score_chart",

@@ -53,7 +53,8 @@ from facecp_nb.study.other_half import (
 from facecp_nb.study.growing import (
     AGED_GROUPS, ARC_VIEWS, GROW_ARMS, GrowConfig, aged_faces, aged_set, band_pairs, embedded,
     grow_arc_rows, grow_config, grow_differences, grow_lists, grow_minutes, grow_rows, grow_table,
-    grown_network, inflation, learnt_faces, list_scores, newborn, ship_growing,
+    grown_network, inflation, learnt_faces, list_scores, newborn, prototype_points,
+    ship_growing,
 )
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
@@ -61,7 +62,7 @@ __all__ = [
     "AGED_GROUPS", "ARC_VIEWS", "GROW_ARMS", "GrowConfig", "aged_faces", "aged_set",
     "band_pairs", "embedded", "grow_arc_rows", "grow_config", "grow_differences",
     "grow_lists", "grow_minutes", "grow_rows", "grow_table", "grown_network", "inflation",
-    "learnt_faces", "list_scores", "newborn", "ship_growing",
+    "learnt_faces", "list_scores", "newborn", "prototype_points", "ship_growing",
     "resolve_profile", "CHANGES", "PROFILE_VALUES", "PUBLISHED", "RECOVERIES", "RESETS", "SEEDS",
     "Config", "configure", "seeds", "environment", "planned_rates", "collect", "faces_of", "folder",
     "forget_views", "history", "is_done", "key", "load_model", "manifest", "record", "run", "runs",

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['AGED_GROUPS', 'GROW_ARMS', 'ARC_VIEWS', 'aged_set', 'aged_faces', 'GrowConfig', 'grow_config', 'learnt_faces',
            'newborn', 'grown_network', 'grow_minutes', 'band_pairs', 'grow_lists', 'embedded', 'list_scores',
-           'grow_rows', 'grow_arc_rows', 'grow_table', 'grow_differences', 'inflation', 'ship_growing']
+           'grow_rows', 'grow_arc_rows', 'prototype_points', 'grow_table', 'grow_differences', 'inflation',
+           'ship_growing']
 
 # %% ../../nbs/library/study/18_growing.ipynb #5911ef98
 import io
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -285,6 +285,28 @@ def grow_arc_rows(
     return pd.DataFrame(out)
 
 # %% ../../nbs/library/study/18_growing.ipynb #b2153d95
+def prototype_points(
+    config: GrowConfig,
+    arms=tuple(GROW_ARMS),
+    seed: int = 0,
+    perplexity: float = 20.,  # of t-SNE: how many neighbours count, roughly
+) -> pd.DataFrame:            # arm, method ('PCA' or 't-SNE'), person, who, x, y
+    "The prototypes of some arms in the plane."
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+    learnt, out = learnt_faces(config), []
+    who = np.full(len(learnt.people), "grown-ups")
+    who[learnt.children.numpy()] = "children"
+    for arm in arms:
+        P = grown_network(config, arm, seed)[1].prototypes.detach().cpu().numpy()
+        near = min(perplexity, (len(P) - 1) / 3)
+        laid = {"PCA": PCA(2).fit_transform(P),
+                "t-SNE": TSNE(2, perplexity=near, metric="cosine", init="pca", random_state=0).fit_transform(P)}
+        out += [pd.DataFrame(dict(arm=arm, method=m, person=learnt.people, who=who, x=xy[:, 0], y=xy[:, 1]))
+                for m, xy in laid.items()]
+    return pd.concat(out, ignore_index=True)
+
+# %% ../../nbs/library/study/18_growing.ipynb #9e9dd5af
 def grow_table(
     rows: pd.DataFrame,  # of `grow_rows` or `grow_arc_rows`
     column: str = "auc",
