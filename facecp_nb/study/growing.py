@@ -312,12 +312,14 @@ def grow_table(
     column: str = "auc",
     by=("condition", "asked"),
 ) -> pd.DataFrame:       # by, accuracy (the mean of `column`), low, high, seeds
-    "Means over seeds with their intervals."
+    "Means over seeds with their intervals; one seed has none."
     out = []
     for name, part in rows.dropna(subset=[column]).groupby(list(by), sort=False):
         found = over_seeds(part.sort_values("seed")[column])
         out.append(dict(zip(by, name if isinstance(name, tuple) else (name,))) | found)
-    return pd.DataFrame(out).rename(columns=dict(value="accuracy"))
+    table = pd.DataFrame(out).rename(columns=dict(value="accuracy")).replace([np.inf, -np.inf], np.nan)
+    if column != "strangers": table[["low", "high"]] = table[["low", "high"]].clip(0, 1)
+    return table
 
 def grow_differences(
     rows: pd.DataFrame,          # of `grow_rows`
