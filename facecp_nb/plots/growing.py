@@ -14,6 +14,10 @@ from .theme import (
     GREY, PLAIN_COLOURS, PLAIN_SHAPES, Bare, finish, legend, needed, percent, plain_scale, rounded)
 
 # %% ../../nbs/library/plots/10_growing.ipynb #876258ff
+def _in_frame(values):
+    "Whole numbers from 0 to 300, which is as fine as the screen."
+    return (300 * (values - values.min()) / max(values.max() - values.min(), 1e-12)).round().astype(int)
+
 def prototype_map(
     points: pd.DataFrame,  # arm, method, who, x, y; a row a prototype, arm and method
     *,
@@ -22,7 +26,8 @@ def prototype_map(
     size: int = 250,       # side of a panel, pixels
 ) -> Bare:
     "Prototypes in the plane, a panel a method; the arm is chosen below, without a kernel."
-    table = needed(points, ("arm", "method", "who", "x", "y"), "prototype_map")
+    table = needed(points, ("arm", "method", "who", "x", "y"), "prototype_map")[["arm", "method", "who", "x", "y"]]
+    table[["x", "y"]] = table.groupby(["arm", "method"])[["x", "y"]].transform(_in_frame)
     arms, methods, whose = (list(dict.fromkeys(table[c])) for c in ("arm", "method", "who"))
     chosen = alt.selection_point(
         name="arm", fields=["arm"], value=[{"arm": first or arms[0]}],
