@@ -93,7 +93,8 @@ def test_the_pull_in_a_heap(n, said):
 
 
 def test_children_are_chosen_by_age():
-    ages = pd.DataFrame(dict(person=["b"] * 10 + ["a"] * 10 + ["c"] * 12, age=[12.9] * 10 + [12.] * 9 + [13.] + [5.] * 12))
+    ages = pd.DataFrame(dict(person=["b"] * 10 + ["a"] * 10 + ["c"] * 12, 
+                             age=[12.9] * 10 + [12.] * 9 + [13.] + [5.] * 12))
     assert child_identities(ages, ["a", "b", "c", "d"]).tolist() == [1, 2]
     assert child_identities(ages, ["c", "a", "b"], least=9).tolist() == [0, 1, 2]
     with pytest.raises(DataError, match="11 pictures"): child_identities(ages, ["a", "b"], least=11)
@@ -105,7 +106,8 @@ def test_the_term_reaches_the_chosen_prototypes_alone():
     term = InterPrototype(arc, torch.tensor([1, 4, 5]), weight=3.)(torch.zeros(2, 8), None, None)
     term["inter_prototype"].backward()
     assert arc.weight.grad.norm(dim=1).gt(0).tolist() == [False, True, False, False, True, True]
-    assert float(term["inter_prototype"].detach()) == pytest.approx(3 * float(inter_prototype_loss(arc.weight[[1, 4, 5]])))
+    loss = float(term["inter_prototype"].detach())
+    assert loss == pytest.approx(3 * float(inter_prototype_loss(arc.weight[[1, 4, 5]])))
 
 
 @pytest.mark.parametrize("wrong", (dict(children=torch.tensor([0, 6])), dict(children=torch.tensor([1, 1])),

@@ -354,7 +354,7 @@ def inflation(
         half = checks.whole("a size", size, 2 * k) // 2
         found = []
         for _ in range(draws):
-            at = np.concatenate([rng.choice(np.flatnonzero(same == kind), half, replace=True) for kind in (True, False)])
+            at = np.concatenate([rng.choice(np.flatnonzero(same == kind), half) for kind in (True, False)])
             s, y = scores[at], same[at]
             table = kfold_accuracy(s, y, folds_for(y, k=k, seed=int(rng.integers(2**31))))
             found.append((accuracy_on_itself(s, y)[0], np.average(table["accuracy"], weights=table["pairs"])))

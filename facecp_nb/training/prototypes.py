@@ -34,7 +34,8 @@ def child_identities(
     count = table[table["age"] < below].groupby("person").size().reindex(people, fill_value=0)
     found = np.flatnonzero(count >= least)
     if len(found) > 1: return torch.from_numpy(found)
-    raise DataError(f"{len(found)} of {len(people)} people have {least} pictures below {below:g} years; two are needed. "
+    raise DataError(f"{len(found)} of {len(people)} people have {least} pictures below {below:g} years; "
+                    "two are needed. "
                     f"The most that anybody has is {count.max()}: give a smaller number (least).")
 
 # %% ../../nbs/library/training/07_prototypes.ipynb #e1bd5b96
@@ -107,5 +108,6 @@ def prototype_spread(
     own, rest = P[child], P[~child]
     apart = lambda Q: (Q @ Q.T)[~torch.eye(len(Q), dtype=torch.bool, device=Q.device)]
     near = (own @ own.T).fill_diagonal_(-1).max(1).values
-    return dict(among=float(apart(own).mean()), to_others=float((own @ rest.T).mean()), others=float(apart(rest).mean()),
+    return dict(among=float(apart(own).mean()), to_others=float((own @ rest.T).mean()), 
+                others=float(apart(rest).mean()),
                 nearest=float(near.mean()), filled=_filled(own), loss=float(inter_prototype_loss(own)))
