@@ -15,7 +15,7 @@ PACKAGES = {
     "people": ("person", "head", "wear", "paint", "light", "draw", "sets"),
     "foveation": ("pyramid", "view", "fidelity"),
     "models": ("backbones", "taps", "recogniser", "linear", "pathways", "iresnet", "heads"),
-    "training": ("rearing", "loaders", "rates", "checkpoint", "learner", "identity"),
+    "training": ("rearing", "loaders", "rates", "checkpoint", "learner", "identity", "prototypes"),
     "recovery": ("distill", "plasticity", "template"),
     "evaluation": (
         "intervals", "regions", "units", "attribution", "plasticity", "across", "similarity",
@@ -23,11 +23,12 @@ PACKAGES = {
     ),
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
-        "measured", "looking", "digits", "digit_studies", "verifier", "other_half", "masked",
-        "remeasure",
+        "measured", "looking", "digits", "digit_studies", "verifier", "other_half",
+        "remeasure", "masked", "growing",
     ),
     "plots": (
         "theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours", "masked",
+        "growing",
     ),
     "widgets": (),
     "cli": (),

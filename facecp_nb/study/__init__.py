@@ -48,7 +48,6 @@ from facecp_nb.study.looking import (
 )
 from facecp_nb.study.other_half import (
     asked_differences, asked_table, half_rows, path_rows, other_half_rows, story_twins, twin_rows,
-    ship_other_half,
 )
 from facecp_nb.study.remeasure import (
     BRAIN_ARMS, MEASURED, UNIT_ARMS, Lives, arms, belongs, lives, made_of, measure_again,
@@ -58,6 +57,11 @@ from facecp_nb.study.masked import (
     ASKED_MASKED, MASK_ARMS, MaskConfig, aligned_faces, arc_plan, arc_rows, as_classifier, known_faces,
     unit_embeddings, looked_at, mask_config, mask_minutes, mask_network, mask_rows, mask_table,
     pair_errors, ship_masked, photograph_rows, strangers_faces, told_apart,
+)
+from facecp_nb.study.growing import (
+    AGED_GROUPS, ARC_VIEWS, GROW_ARMS, GrowConfig, aged_faces, aged_set, band_pairs, embedded,
+    grow_arc_rows, grow_config, grow_differences, grow_lists, grow_minutes, grow_rows, grow_table,
+    grown_network, inflation, learnt_faces, list_scores, newborn, prototype_points, ship_growing,
 )
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
@@ -87,5 +91,8 @@ __all__ = [
     "MASK_ARMS", "MaskConfig", "aligned_faces", "arc_plan", "arc_rows", "as_classifier",
     "unit_embeddings", "known_faces", "looked_at", "mask_config", "mask_minutes", "mask_network",
     "mask_rows", "mask_table", "pair_errors", "ship_masked", "strangers_faces", "photograph_rows",
-    "told_apart", "ship_other_half",
+    "told_apart", "AGED_GROUPS", "ARC_VIEWS", "GROW_ARMS", "GrowConfig",
+    "aged_faces", "aged_set", "band_pairs", "embedded", "grow_arc_rows", "grow_config",
+    "grow_differences", "grow_lists", "grow_minutes", "grow_rows", "grow_table", "grown_network",
+    "inflation", "learnt_faces", "list_scores", "newborn", "prototype_points", "ship_growing",
 ]
