@@ -5,13 +5,13 @@ import shutil
 import signal
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from facecp_nb import core, foveation, recovery, study
+from facecp_nb import core, data, foveation, recovery, study
 from facecp_nb.core import ConfigError, StoreError
 from facecp_nb.study import store, tables, trainer
 from facecp_nb.training import Checkpoint
@@ -326,6 +326,13 @@ def test_every_measured_file_is_about_the_networks_of_today(name, monkeypatch):
     rows = study.measured_rows(name)
     assert study.belongs(name)
     assert (rows.code.str.fullmatch("[0-9a-f]{16}") & rows.torch.notna() & rows.date.notna()).all()
+
+def test_rows_under_masks_and_of_ages_are_about_the_networks_of_today(monkeypatch):
+    monkeypatch.delenv("IN_TEST", raising=False)
+    masked, growing = study.mask_config(), study.grow_config()
+    faces = data.open_faces("rendered").fingerprint, study.aged_faces().fingerprint
+    for name, config, seen in (("masked", masked, faces[0]), ("growing", growing, faces[1])):
+        assert set(study.measured_rows(name).configuration) == {core.digest(asdict(config), seen)}
 
 def test_a_measured_file_about_other_networks_is_noticed(monkeypatch):
     monkeypatch.setattr("facecp_nb.study.remeasure.measured_rows",
