@@ -21,7 +21,8 @@ _LATER = {  # module: names
                   "SHORTER", "examine", "find_faces", "from_folder", "assess", "list_files", "place", "working_size"),
     "sources": ("EXTENSIONS", "RecordFile", "aligned_folder", "open_faces", "recordio", "rendered"),
     "pairs": ("BROKEN_COLUMNS", "CHILD", "Folder", "PAIR_COLUMNS", "PAIR_FORMATS", "Pairs", "aged_pairs",
-              "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks")}
+              "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks"),
+    "scenes": ("Cutouts", "HEIGHTS", "SCENE", "Scenes", "make_scenes", "stream")}
 
 def __getattr__(name):
     "Names of `detection` and `sources` are fetched when they are first asked for."
@@ -40,4 +41,5 @@ __all__ = [
     "TEMPLATE", "TEMPLATE_SIZE", "align", "moved", "similarity", "warp", "warp_each",
     "RecordFile", "aligned_folder", "recordio",
     "BROKEN_COLUMNS", "CHILD", "EXTENSIONS", "Folder", "PAIR_COLUMNS", "PAIR_FORMATS", "Pairs", "aged_pairs",
-    "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks"]
+    "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks",
+    "Cutouts", "HEIGHTS", "SCENE", "Scenes", "make_scenes", "stream"]
