@@ -47,6 +47,9 @@ from facecp_nb.study.looking import (
     ASKED, FEATURES, LOOKERS, Exchanges, exchanges, look_at, look_once, looker, looking,
     looks, make_twins, quote_looks, sampled, score_table, shipped_looks,
 )
+from facecp_nb.study.folders import (
+    FOUND_COLUMNS, Known, draw_faces, faces_of_file, known_people, name_faces, write_found,
+)
 from facecp_nb.study.finders import (
     Finder, FoundFaces, Looking, NEVER, SMALLEST, ask, ask_scenes, cut_outs, enrol_found, enrol_scenes, look_key,
     looking_at, lowest_safe, one_look, one_look_finder, precisions, stage_times, teach, two_step_finder,
@@ -60,6 +63,7 @@ __all__ = [
     "Finder", "FoundFaces", "Looking", "NEVER", "SMALLEST", "ask", "ask_scenes", "cut_outs", "enrol_found",
     "enrol_scenes", "look_key", "looking_at", "lowest_safe", "one_look", "one_look_finder", "precisions",
     "stage_times", "teach", "two_step_finder",
+    "FOUND_COLUMNS", "Known", "draw_faces", "faces_of_file", "known_people", "name_faces", "write_found",
     "resolve_profile", "CHANGES", "PROFILE_VALUES", "PUBLISHED", "RECOVERIES", "RESETS", "SEEDS",
     "Config", "configure", "seeds", "environment", "planned_rates", "collect", "faces_of", "folder",
     "forget_views", "history", "is_done", "key", "load_model", "manifest", "record", "run", "runs",

@@ -24,7 +24,8 @@ from .. import checks
 from ..core import (
     BOX_COLUMNS, ConfigError, DataError, atomic, code_of, device, digest, home, progress, read_json, resolve_profile,
     seed_all, write_json)
-from ..data import PROBABILITY, SCENE, Cutouts, FaceSet, Mtcnn, find_faces, make_scenes, open_faces, stream
+from ..data import (
+    PROBABILITY, SCENE, Cutouts, FaceSet, Mtcnn, find_faces, join_scenes, make_scenes, open_faces, stream)
 from ..evaluation import (
     Gallery, average_precision, best_matches, enrol, match_boxes, mean_average_precision)
 from ..models import STRIDE, OneLook, assign_slots, head, look_losses, read_slots
@@ -167,8 +168,9 @@ _ENROL, _ASK = 2**40, 2**41  # seeds of the scenes that all networks share; thos
 def enrol_scenes(config: Looking):
     "Scenes of one known person each, the same for all networks, and the names of the people."
     cut = cut_outs(config.data, config.people, "enrol")
-    n = config.enrolled * len(cut.people)
-    return make_scenes(cut, n, _ENROL, size=config.size, count=(1, 1), heights=(36, 64)), cut.people
+    parts = [make_scenes(cut, config.enrolled, _ENROL + k, size=config.size, count=(1, 1), heights=(36, 64), among=[k])
+             for k in range(len(cut.people))]
+    return join_scenes(parts), cut.people
 
 def ask_scenes(config: Looking):
     "For each number of people from 1 to 6 as many scenes, the same for all networks; who is in them; the known."
@@ -292,14 +294,12 @@ def precisions(
 ) -> dict:                # face (AP of finding), people (mAP of finding and naming the known)
     "Average precision at an IoU of .5, over all scenes for asking. A box ranks by how sure the finder is of a face."
     parts, people, known = ask_scenes(config)
-    shift = lambda k: (k - 1) * config.asked
-    scene = torch.cat([s.scene + shift(k) for k, s in enumerate(parts, 1)])
-    true, labels = torch.cat([s.boxes for s in parts]), torch.cat([s.labels for s in parts]).numpy()
-    found = boxes.assign(scene=boxes["scene"] + shift(boxes["count"]), name=boxes["best"])
-    names = np.asarray(people)[labels]
+    true = join_scenes(parts)
+    found = boxes.assign(scene=boxes["scene"] + (boxes["count"] - 1) * config.asked, name=boxes["best"])
+    names = np.asarray(people)[true.labels.numpy()]
     mine = torch.from_numpy(np.isin(names, known))
-    return dict(face=average_precision(found, true, scene),
-                people=mean_average_precision(found, true[mine], scene[mine], names[mine.numpy()]))
+    return dict(face=average_precision(found, true.boxes, true.scene),
+                people=mean_average_precision(found, true.boxes[mine], true.scene[mine], names[mine.numpy()]))
 
 # %% ../../nbs/library/study/15_finders.ipynb #a9ff6971
 def stage_times(
