@@ -97,7 +97,7 @@ def _first_of_each(keys):
 def look_losses(
     slots: Slots,
     targets: Targets,
-    head: nn.Module | None = None,  # (embeddings, labels) -> logits; None: the embeddings are logits
+    head=None,  # (embeddings, labels) -> logits; None: the embeddings are logits
 ) -> dict[str, Tensor]:             # place, shape, empty, filled, identity
     "The terms of the loss; their sum is minimised."
     said, wanted = slots.offsets[targets.slot], targets.offsets
@@ -134,8 +134,8 @@ class OneLook(nn.Module):
         self.body = nn.Sequential(*(_group(a, b, s) for (a, b), s in zip(ends, strides)),
                                   *(_group(deep, deep) for _ in range(3)))
         self.boxes = nn.Conv2d(deep, len(anchors) * 5, 1)
-        self.embed = nn.Sequential(nn.Conv2d(deep, len(anchors) * features, 1),
-                                   nn.GroupNorm(len(anchors), len(anchors) * features))
+        self.embed = nn.Sequential(_group(deep, deep), nn.Conv2d(deep, len(anchors) * features, 1))
+        self.norm = nn.BatchNorm1d(features, affine=False)  # of embeddings, where faces are
 
     def forward(
         self,
