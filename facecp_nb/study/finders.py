@@ -134,11 +134,11 @@ class Looking:
     "One network that looks once, and the scenes that it is taught and asked with."
     data: str = "rendered"
     people: int = 10       # known ones
-    scenes: int = 6000     # that are learned from
-    batch: int = 16
+    scenes: int = 3600     # that are learned from
+    batch: int = 8
     size: int = SCENE      # pixels of a scene
     heights: tuple = (36, 64)  # of the faces, pixels
-    lr: float = 4e-3       # the highest rate
+    lr: float = 3e-3       # the highest rate
     features: int = 64     # of the embedding
     scale: float = 16.     # of the margin head
     margin: float = .15    # radians
