@@ -29,7 +29,7 @@ TWO_STEPS = {"full": "two steps", "late": "two steps, late", "late+kd+at": "two 
 
 def _kept(name, make, *parts):
     "The tables under a name in the store, else made and written."
-    folder = home() / "onelook" / digest(name, code_of("facecp_nb.study.scene_rows"), *parts)
+    folder = home() / "onelook" / digest(name, code_of("facecp_nb.study.finders"), *parts)
     if not (folder / "done").exists():
         folder.mkdir(parents=True, exist_ok=True)
         for kind, table in make().items():
