@@ -23,7 +23,9 @@ PACKAGES = {
     ),
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
-        "measured", "looking", "digits", "digit_studies", "verifier", "other_half", "finders", "folders", "scene_rows",
+        "measured", "looking", "digits", "digit_studies", "verifier", "other_half",
+        "remeasure",
+        "finders", "folders", "scene_rows",
     ),
     "plots": ("theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours"),
     "widgets": (),

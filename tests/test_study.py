@@ -320,6 +320,18 @@ def test_every_stored_row_belongs_to_its_configuration_and_faces(name, profile, 
     assert study.strangers(rows) == []
     assert rows.code.nunique() == 1
 
+@pytest.mark.parametrize("name", study.MEASURED)
+def test_every_measured_file_is_about_the_networks_of_today(name, monkeypatch):
+    monkeypatch.delenv("IN_TEST", raising=False)
+    rows = study.measured_rows(name)
+    assert study.belongs(name)
+    assert (rows.code.str.fullmatch("[0-9a-f]{16}") & rows.torch.notna() & rows.date.notna()).all()
+
+def test_a_measured_file_about_other_networks_is_noticed(monkeypatch):
+    monkeypatch.setattr("facecp_nb.study.remeasure.measured_rows",
+                        lambda name: study.measured_rows(name).assign(configuration=study.made_of("units")))
+    assert study.belongs("units") and not study.belongs("looks")
+
 @pytest.mark.parametrize("name, profile", STORED)
 def test_every_contrast_of_a_stored_study_is_stored(name, profile, monkeypatch):
     monkeypatch.delenv("IN_TEST", raising=False)
@@ -341,3 +353,10 @@ def test_a_quoted_number_of_a_matrix_names_its_test_pictures(monkeypatch):
     assert study.quote("reared-views", {"mouth": 60}).stored.tolist() == [60]
     assert study.quote("reared-views", {"mouth": 80}, view="mouth").stored.tolist() == [80]
     with pytest.raises(AssertionError, match="says 80"): study.quote("reared-views", {"mouth": 80})
+
+
+@pytest.mark.parametrize("profile", ["quick", "full"])
+def test_every_study_can_be_planned(profile, monkeypatch):
+    "No configuration of a study is refused at any profile, as `scale` once was at full."
+    monkeypatch.delenv("IN_TEST", raising=False)
+    for name, of in study.STUDIES.items(): assert len(of(profile)), name

@@ -13,7 +13,7 @@ from facecp_nb.plots.charts import (
 from .neighbours import det_chart, open_set_chart, roc_chart
 from facecp_nb.plots.period import (
     PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings,
-    regime_chart, PULLS, gradient_shares, recovery_comparer,
+    regime_chart, PULLS, gradient_shares, recovery_comparer, paper_beside_ours,
 )
 from facecp_nb.plots.theme import (
     ARM_COLOURS, COLOURS, CONDITION_COLOURS, CONDITIONS, FIGURE_FORMATS, SHAPES, VIEW_COLOURS, WIDTH,
@@ -36,5 +36,5 @@ __all__ = [
     "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart", "agreement_chart",
     "layer_chart", "power_chart", "rdm_explorer", "interval_map", "plane_scrub", "courses",
     "favourites", "intervals", "networks", "unit_layers", "heat_explorer", "overlay", "score_chart",
-    "use_and_heat", "PULLS", "gradient_shares", "recovery_comparer",
+    "use_and_heat", "PULLS", "gradient_shares", "recovery_comparer", "paper_beside_ours",
 ]

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEED', 'PHASES', 'PULLS', 'seed_dots', 'conditions', 'difference_chart', 'rearings', 'rates', 'onset_chart',
-           'phases_of', 'order_chart', 'harm', 'regime_chart', 'gradient_shares', 'recovery_comparer']
+           'phases_of', 'order_chart', 'harm', 'regime_chart', 'gradient_shares', 'recovery_comparer',
+           'paper_beside_ours']
 
 # %% ../../nbs/library/plots/03_period.ipynb #65a636ec
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,8 @@ from .. import checks
 from ..core import ConfigError, DataError, choose
 from .charts import epoch_axis, onsets_of, panel_title
 from facecp_nb.plots.theme import (
-    COLOURS, GREY, INK, PLAIN_SHAPES, Bare, accuracy_scale, colour_scale, finish, fold_axis, folded,
-    in_order, legend, level_lines, needed, pale_band, percent, plain_scale, points, room, shape_scale,
+    COLOURS, GREY, INK, PLAIN_SHAPES, WIDTH, Bare, accuracy_scale, colour_scale, finish, fold_axis, folded,
+    in_order, legend, letters, level_lines, needed, pale_band, percent, plain_scale, points, room, shape_scale,
     signed_axis, tips,
 )
 
@@ -634,3 +635,47 @@ def recovery_comparer(
     chart = alt.layer(*pale_band(.03), dots, ticks).properties(width=room(order), height=alt.Step(19))
     return finish(chart, title, "Differences in accuracy to an arm chosen from a menu, one dot a seed, "
                   f"{table.seed.nunique()} seeds at most. Mean accuracies: {said}. A pale band marks 3 points.")
+
+# %% ../../nbs/library/plots/03_period.ipynb #ch130002
+def _panel_of(table, side, order, colour, width, labels):
+    "One panel of `paper_beside_ours`: points, their intervals where they have any, and their values."
+    mine = table[table.side == side].drop(columns="side")
+    base = alt.Chart(mine).transform_filter("datum.question == question").encode(
+        y=alt.Y("measured:N", sort=order, axis=fold_axis(labels=labels, ticks=labels)))
+    x = alt.X("value:Q", title=None, scale=alt.Scale(zero=False, padding=16), axis=alt.Axis(tickCount=4))
+    dots, whole = base.transform_filter("datum.seed >= 0"), base.transform_filter("datum.seed < 0")
+    rows_of = alt.Chart(table[["question", "measured"]].drop_duplicates()).transform_filter(
+        "datum.question == question").mark_point(opacity=0).encode(y=base.encoding.y)  # both panels have all rows
+    shape = "diamond" if side == "paper" else "circle"
+    marks = [rows_of, whole.mark_rule(strokeWidth=3, color=colour).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
+             whole.mark_point(size=110, filled=True, opacity=1, color=colour, shape=shape).encode(
+                 x=x, tooltip=["question:N", "measured:N", "label:N", "source:N"]),
+             dots.mark_point(**SEED, yOffset=9, color=colour).encode(x=x, tooltip=["measured:N", "seed:Q", "value:Q"]),
+             whole.mark_text(dy=-11, fontSize=11).encode(x=x, text="label:N")]
+    return alt.layer(*marks).properties(width=width, height=alt.Step(44), title=panel_title(side))
+
+def paper_beside_ours(
+    rows: pd.DataFrame,  # question, measured, side ("paper" or "ours"), value, low, high, seed, source; see below
+    first: str,          # the question that is shown at first
+    *,
+    title: str = "Two houses, one question: choose it from the menu",
+) -> Bare:
+    """What was published and what we measured in two panels, joined by a question that the reader chooses.
+
+    A row is a seed where `seed` is a number from 0 on, else a mean; `low` and `high` may be missing."""
+    table = pd.DataFrame(rows)
+    checks.columns("the rows of the figure paper_beside_ours", table,
+                   ("question", "measured", "side", "value", "low", "high", "seed", "source"))
+    questions = list(dict.fromkeys(table.question))
+    chosen = alt.param(name="question", value=choose(first, questions, "question"),
+                       bind=alt.binding_select(options=questions, name="question "))
+    ends = lambda r: f" ({r.low:.3g} to {r.high:.3g})" if np.isfinite([r.low, r.high]).all() else ""
+    table = table.assign(label=[f"{r.value:.3g}{ends(r)}".replace("-", "\u2212") for r in table.itertuples()],
+                         measured=folded(table.measured, 22)).round({"value": 3, "low": 3, "high": 3})
+    order, wide = list(dict.fromkeys(table.measured)), (WIDTH - letters(table.measured) - 60) // 2
+    panels = [_panel_of(table, side, order, colour, wide, side == "paper")
+              for side, colour in (("paper", "#7B3FA0"), ("ours", "#0B7285"))]
+    said = "; ".join(f"{r.question}, {r.side}, {r.measured}: {r.label}".replace("\n", " ")
+                     for r in table[table.seed < 0].itertuples())
+    return finish(alt.hconcat(*panels, spacing=24).add_params(chosen), title,
+                  f"Two panels, published and ours, for a question that is chosen from a menu. {said}.")

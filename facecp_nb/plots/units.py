@@ -135,11 +135,13 @@ def courses(
     wanted = lambda data: alt.Chart(data).transform_filter("datum.measure == measure")
     rule = alt.Chart(pd.DataFrame([dict(at=0)])).transform_calculate(now="age").mark_rule(color=GREY).encode(
         x=alt.X("now:Q"))
+    heading = alt.Chart(pd.DataFrame([dict(at=0)])).transform_calculate(said="measure").mark_text(
+        align="left", fontWeight=600).encode(x=alt.value(6), y=alt.value(-8), text="said:N")
     upper = alt.layer(
         wanted(long).mark_circle(size=14, opacity=.45).encode(
             **axes, color=hue["color"], tooltip=tips(long, ("condition", "seed", "age", "value"))),
         wanted(mean).mark_line().encode(**axes, color=hue["color"]),
-        wanted(mean).mark_point(size=60).encode(**axes, **hue), rule,
+        wanted(mean).mark_point(size=60).encode(**axes, **hue), rule, heading,
     ).properties(width=room(axis=60), height=200)
     final = rounded(ends.groupby("onset", as_index=False).final.mean())
     percents = alt.Y("final:Q", title="final accuracy", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))

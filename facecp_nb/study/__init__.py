@@ -60,7 +60,10 @@ from facecp_nb.study.finders import (
     remembered_search, search_faces, stage_times, teach, two_step_finder,
 )
 from facecp_nb.study.other_half import (
-    asked_differences, asked_table, half_rows, path_rows, ship_other_half, story_twins, twin_rows,
+    asked_differences, asked_table, half_rows, path_rows, other_half_rows, story_twins, twin_rows,
+)
+from facecp_nb.study.remeasure import (
+    BRAIN_ARMS, MEASURED, UNIT_ARMS, Lives, arms, belongs, lives, made_of, measure_again, measuring_takes,
 )
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
@@ -91,5 +94,6 @@ __all__ = [
     "plasticity_summary", "unit_summary", "ASKED", "FEATURES", "LOOKERS", "Exchanges", "exchanges",
     "load_run", "look_at", "look_once", "looker", "looking", "looks", "make_twins", "quote_looks",
     "sampled", "score_table", "shipped_looks", "asked_differences", "asked_table", "half_rows",
-    "path_rows", "ship_other_half", "story_twins", "twin_rows",
+    "path_rows", "other_half_rows", "story_twins", "twin_rows", "BRAIN_ARMS", "MEASURED", "UNIT_ARMS", "Lives",
+    "arms", "belongs", "lives", "made_of", "measure_again", "measuring_takes",
 ]

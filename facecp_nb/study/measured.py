@@ -7,6 +7,7 @@ __all__ = ['UNIT_CONTRASTS', 'unseen', 'known', 'network_at', 'kept', 'unit_rows
            'plasticity_rows', 'lifted_rows', 'plasticity_summary', 'ship_rows', 'measured_rows', 'quoted']
 
 # %% ../../nbs/library/study/09_measured.ipynb #bfa000a2
+import time
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -213,11 +214,18 @@ def plasticity_summary(
 # %% ../../nbs/library/study/09_measured.ipynb #21a47cae
 def ship_rows(
     rows: pd.DataFrame,
-    name: str,       # of the chapter's file, e.g. 'units'
-    folder: Path,    # data/ of a checkout
-):
-    "Write a chapter's rows into the file that ships, floats to six digits."
-    with atomic(Path(folder) / f"{name}.parquet") as t: rows.round(6).to_parquet(t, index=False)
+    name: str,        # of the chapter's file, e.g. 'units'
+    folder: Path,     # data/ of a checkout
+    code: str,        # the module that made the rows
+    made_of: str,     # a digest of all that they depend on: configurations, faces, settings
+    minutes: float,   # of computing, the training of networks apart
+) -> pd.DataFrame:    # as written
+    "Write a chapter's rows into the file that ships, floats to six digits, with what they were made of and by."
+    facts = dict(configuration=made_of, code=code_of(code), minutes=minutes, torch=torch.__version__,
+                 date=time.strftime("%Y-%m-%d"))
+    rows = rows.round(6).assign(**facts)
+    with atomic(Path(folder) / f"{name}.parquet") as t: rows.to_parquet(t, index=False, compression="zstd")
+    return rows
 
 def measured_rows(
     name: str,  # of the chapter's file, e.g. 'units'

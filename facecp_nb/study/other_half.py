@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TWIN_CONDITIONS', 'half_rows', 'path_rows', 'twin_rows', 'asked_table', 'asked_differences', 'story_twins',
-           'ship_other_half']
+           'other_half_rows']
 
 # %% ../../nbs/library/study/14_other_half.ipynb #ff4c4651
 from itertools import product
@@ -16,7 +16,7 @@ from ..core import choose
 from ..evaluation import compare_all, interval
 from ..models import path_scores
 from .looking import exchanges
-from .measured import known, ship_rows
+from .measured import known
 from .plans import STUDIES, halves
 from .scoring import HALVES
 from .store import faces_of, load_model
@@ -103,13 +103,11 @@ def story_twins(
     eyes = eyes.assign(condition=eyes.condition.where(eyes.condition == "eyes", "eyes, " + eyes.condition))
     return pd.concat([mouths[mouths.condition.isin(TWIN_CONDITIONS)], eyes], ignore_index=True)
 
-def ship_other_half(
-    folder,                    # data/ of a checkout
+def other_half_rows(
     profile: str = "quick",
-):
-    "Ask all and write data/other_half.parquet. Trains what is missing."
+) -> pd.DataFrame:
+    "All that the chapter asks; `about` says of whom. Trains what is missing."
     plan, taught = halves(profile), STUDIES["taught-halves"](profile)
     parts = {"halves": half_rows(plan), "taught": half_rows(taught),
              "paths": path_rows(plan[plan.network == "two-paths"]), "twins": twin_rows(story_twins(profile))}
-    rows = pd.concat([part.assign(about=name, correct=part.correct.astype(float)) for name, part in parts.items()])
-    ship_rows(rows, "other_half", folder)
+    return pd.concat([part.assign(about=name, correct=part.correct.astype(float)) for name, part in parts.items()])

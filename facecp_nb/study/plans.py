@@ -193,17 +193,22 @@ def regimes(profile: str = "quick", seed: int = 0, data: str = "rendered", views
     return out.assign(regime=parts[0], view=parts[1])
 
 # %% ../../nbs/library/study/05_plans.ipynb #c532611b
-SCALES = (dict(), dict(images=10), dict(images=20), dict(size=24), dict(size=48), dict(epochs=12), dict(epochs=48),
-          dict(arch="resnet18"))
+SCALES = {
+    "smoke": (dict(), dict(images=10), dict(epochs=3)),
+    "quick": (dict(), dict(images=10), dict(images=20), dict(size=24), dict(size=48), dict(epochs=12), dict(epochs=48),
+              dict(arch="resnet18")),
+    "full": (dict(), dict(images=10), dict(images=20), dict(size=64), dict(size=224), dict(epochs=75), dict(epochs=300),
+             dict(arch="resnet50")),
+}
 _SCALED = ("early", "late", "untrained+late", "late+equal-clean", "full+equal-updates")
 
 def scale(
     profile: str = "quick", seed: int = 0, data: str = "rendered",
-    points=SCALES,  # settings that replace the profile's, one dict a point
+    points=None,  # settings that replace the profile's, one dict a point; by default those of `SCALES`
 ) -> pd.DataFrame:
     "The early network, the late one and its controls as one thing grows at a time; adds the column point."
     out = []
-    for point in points:
+    for point in SCALES[resolve_profile(profile)] if points is None else points:
         name = ", ".join(f"{k}={v}" for k, v in point.items()) or "as the profile"
         story = whole_story(profile, seed, data, taught=False, **point)
         story = story[story.condition.isin(_SCALED) & story.seed.isin(seeds(profile, seed, most=3))]

@@ -172,6 +172,15 @@ def _time_summary(times):
 def ship_scenes(
     folder,                  # data/ of a checkout
     profile: str = "quick",
-):
+) -> pd.DataFrame:           # as written
     "Ask all and write data/one_look.parquet. Teaches and rears what is missing."
-    ship_rows(scene_summary(scene_rows(profile), scene_times(profile)), "one_look", folder)
+    rows, times = scene_rows(profile), scene_times(profile)
+    minutes = float(rows["scores"]["minutes"].sum())
+    return ship_rows(scene_summary(rows, times), "one_look", folder, "facecp_nb.study.finders", _made_of(profile), minutes)
+
+def _made_of(profile):
+    "A digest of the networks that the file is about, and of the faces."
+    plan = whole_story(profile)
+    asked = plan[plan["condition"].isin(_arc(profile)) & plan["seed"].isin(seeds(profile, most=3))]
+    return digest([look_key(looking_at(profile, seed=s)) for s in seeds(profile, most=3)],
+                  [c.canonical() for c in asked["config"]])
