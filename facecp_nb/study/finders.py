@@ -111,7 +111,8 @@ def _usable(face, shape):
 
 def _cuts(images, scene, numbers, embedder):
     if not len(scene): return scene, numbers, None
-    return scene, numbers, embedder.cut([images[k] for k in scene.tolist()], numbers[:, :4], numbers[:, 5:].view(-1, 5, 2))
+    return scene, numbers, embedder.cut([images[k] for k in scene.tolist()], numbers[:, :4],
+                                        numbers[:, 5:].view(-1, 5, 2))
 
 def _embedded(scene, numbers, cuts, embedder):
     vectors = torch.zeros(0, 1) if cuts is None else embedder.net(cuts.to(device()))
@@ -304,7 +305,8 @@ def _asked(finder, gallery, some, people, known, count):
                               score=NEVER))
     hit = own >= 0
     faces.loc[own[hit], "found"], faces.loc[own[hit], "iou"] = True, iou[hit]
-    faces.loc[own[hit], "best"], faces.loc[own[hit], "score"] = (boxes.loc[hit, c].to_numpy() for c in ("best", "score"))
+    faces.loc[own[hit], "best"], faces.loc[own[hit], "score"] = (
+        boxes.loc[hit, c].to_numpy() for c in ("best", "score"))
     faces["known"] = faces["person"].isin(known)
     faces["right"] = faces["best"] == faces["person"]
     return faces, boxes.assign(own=hit)
