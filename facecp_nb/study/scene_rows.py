@@ -65,7 +65,7 @@ def _two(config, run_config, condition, search):
     return _kept("two steps", make, name, _scenes_of(config))
 
 def _arc(profile):
-    return ("full", "late") if resolve_profile(profile) == "smoke" else tuple(TWO_STEPS)
+    return ("full",) if resolve_profile(profile) == "smoke" else tuple(TWO_STEPS)
 
 def scene_rows(
     profile: str = "quick",
@@ -143,11 +143,12 @@ def scene_times(
     profile: str = "quick",
     seed: int = 0,
     data: str = "rendered",
-    scenes: int = 6,         # for each number of faces
+    scenes: int | None = None,  # for each number of faces; six, at smoke one
     rounds: int = 2,
 ) -> pd.DataFrame:           # finder, faces, round, image, stage, ms, cpu_ms
     "How long both finders take, stage by stage; kept in the store."
     config = looking_at(profile, data=data, seed=seed)
+    scenes = scenes or (1 if resolve_profile(profile) == "smoke" else 6)
     run_config = whole_story(profile, seed, data).set_index(["condition", "seed"])["config"][("full", seed)]
     run(run_config)
     def make():
