@@ -67,6 +67,8 @@ def _two(config, run_config, condition, search):
 def _arc(profile):
     return ("full",) if resolve_profile(profile) == "smoke" else tuple(TWO_STEPS)
 
+def _seeds(profile, first=0): return seeds(profile, first, most=1 if resolve_profile(profile) == "smoke" else 3)
+
 def scene_rows(
     profile: str = "quick",
     seed: int = 0,
@@ -76,7 +78,7 @@ def scene_rows(
     "All answers; teaches and rears what is missing."
     plan, search = whole_story(profile, seed, data), remembered_search()
     tables = dict(faces=[], scores=[], course=[])
-    for s in seeds(profile, seed, most=3):
+    for s in _seeds(profile, seed):
         config = looking_at(profile, data=data, seed=s, **changes)
         found = {ONE_LOOK: _one(config)}
         mine = plan[plan["seed"] == s].set_index("condition")["config"]
@@ -182,6 +184,6 @@ def ship_scenes(
 def _made_of(profile):
     "A digest of the networks that the file is about, and of the faces."
     plan = whole_story(profile)
-    asked = plan[plan["condition"].isin(_arc(profile)) & plan["seed"].isin(seeds(profile, most=3))]
-    return digest([look_key(looking_at(profile, seed=s)) for s in seeds(profile, most=3)],
+    asked = plan[plan["condition"].isin(_arc(profile)) & plan["seed"].isin(_seeds(profile))]
+    return digest([look_key(looking_at(profile, seed=s)) for s in _seeds(profile)],
                   [c.canonical() for c in asked["config"]])
