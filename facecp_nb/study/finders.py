@@ -25,13 +25,13 @@ from ..core import (
     BOX_COLUMNS, ConfigError, DataError, atomic, code_of, device, digest, home, progress, read_json, resolve_profile,
     seed_all, write_json)
 from ..data import (
-    PROBABILITY, SCENE, Cutouts, FaceSet, Mtcnn, find_faces, join_scenes, make_scenes, open_faces, stream)
+    PROBABILITY, SCENE, Cutouts, FaceSet, Mtcnn, find_faces, join_scenes, make_scenes, open_faces, stream_scenes)
 from ..evaluation import (
     Gallery, average_precision, best_matches, enrol, match_boxes, mean_average_precision)
 from ..models import STRIDE, OneLook, assign_slots, head, look_losses, read_slots
 from .verifier import FaceEmbedder
 
-# %% ../../nbs/library/study/15_finders.ipynb #50d5b526
+# %% ../../nbs/library/study/15_finders.ipynb #528070d8
 @dataclass(frozen=True)
 class FoundFaces:
     "What a finder says about some scenes."
@@ -129,7 +129,7 @@ def two_step_finder(
         "cut": lambda state: _cuts(*state, embedder),
         "embed": lambda state: _embedded(*state, embedder)})
 
-# %% ../../nbs/library/study/15_finders.ipynb #aa215c3e
+# %% ../../nbs/library/study/15_finders.ipynb #62210225
 @dataclass(frozen=True)
 class Looking:
     "One network that looks once, and the scenes that it is taught and asked with."
@@ -199,7 +199,7 @@ def ask_scenes(config: Looking):
     strangers = set(open_faces(config.data).split("verification").people)
     return parts, cut.people, [p for p in cut.people if p not in strangers]
 
-# %% ../../nbs/library/study/15_finders.ipynb #79c64ef4
+# %% ../../nbs/library/study/15_finders.ipynb #308f1e32
 _LEARNED = (3, 6)  # people in a scene that is learned from
 
 def _loss(net, back, some):
@@ -223,7 +223,7 @@ def teach(
     cycle = torch.optim.lr_scheduler.OneCycleLR(adam, config.lr, total_steps=steps + 1)
     course = []
     with progress(steps, "looking", "batch") as step:
-        for some in stream(cut, config.scenes, config.batch, config.seed, count=_LEARNED, **_as_drawn(config)):
+        for some in stream_scenes(cut, config.scenes, config.batch, config.seed, count=_LEARNED, **_as_drawn(config)):
             terms = _loss(net.train(), back, some)
             adam.zero_grad()
             sum(terms.values()).backward()
@@ -261,7 +261,7 @@ def _teach_and_keep(config, folder):
     with atomic(folder / "course.parquet") as t: course.to_parquet(t, index=False)
     write_json(folder / "done", dict(minutes=minutes, config=asdict(config)))
 
-# %% ../../nbs/library/study/15_finders.ipynb #48711b16
+# %% ../../nbs/library/study/15_finders.ipynb #cde51fb6
 NEVER = -2.  # the score of a face that was not found
 
 def _found_in(finder, images, batch=32):
@@ -324,7 +324,7 @@ def precisions(
     return dict(face=average_precision(found, true.boxes, true.scene),
                 people=mean_average_precision(found, true.boxes[mine], true.scene[mine], names[mine.numpy()]))
 
-# %% ../../nbs/library/study/15_finders.ipynb #a9ff6971
+# %% ../../nbs/library/study/15_finders.ipynb #d037d1b0
 def stage_times(
     finder: Finder,
     images: Tensor,     # (B,3,H,W) uint8
@@ -347,7 +347,7 @@ def _timed(finder, state):
         if torch.cuda.is_available(): torch.cuda.synchronize()
         yield dict(stage=name, ms=1000 * (time.perf_counter() - start), cpu_ms=1000 * (time.process_time() - cpu))
 
-# %% ../../nbs/library/study/15_finders.ipynb #e9be3ade
+# %% ../../nbs/library/study/15_finders.ipynb #b6b416b5
 def lowest_safe(
     vectors: Tensor,  # (N,D) of the enrolled pictures
     owners,           # (N,)

@@ -23,7 +23,7 @@ from .plans import whole_story
 from .store import key, run
 from .verifier import run_embedder
 
-# %% ../../nbs/library/study/17_scene_rows.ipynb #64ffd867
+# %% ../../nbs/library/study/17_scene_rows.ipynb #02f842b5
 ONE_LOOK = "one look"
 TWO_STEPS = {"full": "two steps", "late": "two steps, late", "late+kd+at": "two steps, taught"}
 
@@ -87,7 +87,7 @@ def scene_rows(
             for kind, table in kinds.items(): tables[kind].append(table.assign(finder=finder, seed=s))
     return {kind: pd.concat(parts, ignore_index=True) for kind, parts in tables.items()}
 
-# %% ../../nbs/library/study/17_scene_rows.ipynb #85948021
+# %% ../../nbs/library/study/17_scene_rows.ipynb #0ca939fb
 STRANGERS_NAMED = .1  # share of strangers that may be named
 
 def right_names(
@@ -140,7 +140,7 @@ def scene_summary(
     if times is not None: parts.append(_time_summary(times))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../../nbs/library/study/17_scene_rows.ipynb #e69045d6
+# %% ../../nbs/library/study/17_scene_rows.ipynb #d4fef490
 def scene_times(
     profile: str = "quick",
     seed: int = 0,
