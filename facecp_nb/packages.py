@@ -11,12 +11,12 @@ PACKAGES = {
     "core": (),
     "checks": (),
     "exercises": (),
-    "data": ("images", "records", "faceset", "align", "detection", "sources", "pairs", "scenes"),
+    "data": ("images", "records", "faceset", "align", "detection", "sources", "pairs", "masks", "scenes"),
     "people": ("person", "head", "wear", "paint", "light", "draw", "sets"),
     "foveation": ("pyramid", "view", "fidelity"),
     "models": ("backbones", "taps", "recogniser", "linear", "pathways", "iresnet", "heads", "onelook"),
-    "training": ("rearing", "loaders", "rates", "checkpoint", "learner"),
-    "recovery": ("distill", "plasticity"),
+    "training": ("rearing", "loaders", "rates", "checkpoint", "learner", "identity", "prototypes"),
+    "recovery": ("distill", "plasticity", "template"),
     "evaluation": (
         "intervals", "regions", "units", "attribution", "plasticity", "across", "similarity",
         "brains", "verification", "openset", "boxes",
@@ -24,10 +24,13 @@ PACKAGES = {
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
         "measured", "looking", "digits", "digit_studies", "verifier", "other_half",
-        "remeasure",
+        "remeasure", "masked", "growing",
         "finders", "folders", "scene_rows",
     ),
-    "plots": ("theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours"),
+    "plots": (
+        "theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours", "masked",
+        "growing",
+    ),
     "widgets": (),
     "cli": (),
 }

@@ -3,10 +3,12 @@
 The points of the study `scale` that are in the store, the whole story on a folder of photographs (numbers only), and
 the first epoch after lifting. Trains nothing: `facecp study scale` and `facecp study whole-story --data FOLDER` do."""
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
 from facecp_nb import evaluation, study
+from facecp_nb.core import digest
 from facecp_nb.study.tables import needed_runs
 
 DATA = Path(__file__).parent.parent / "data"
@@ -43,13 +45,15 @@ def scale_rows():
             first, second = (found[point][c].groupby("seed").correct.mean() for c in (a, b))
             out.append(dict(point=point, family=family, what=f"{point} | {family}", value=row["difference"],
                             low=row["low"], high=row["high"], p=row["p"], each=(first - second).round(6).tolist()))
-    return pd.DataFrame(out).assign(minutes=lambda t: t.point.map(minutes).where(t.family == "fall"))
+    return pd.DataFrame(out).assign(trained=lambda t: t.point.map(minutes).where(t.family == "fall"))
 
 
 def photograph_rows(folder):
     "The whole story on photographs: accuracies, and the differences of chapter 00 with their families."
-    plan = study.whole_story("quick", 0, folder)
-    if not is_whole(plan): return pd.DataFrame()
+    plans = [study.whole_story("quick", 0, folder, taught=taught) for taught in (True, False)]
+    whole = [plan.groupby("seed").filter(is_whole) for plan in plans]  # seeds of which nothing is missing
+    plan = next((some for some in whole if some.seed.nunique() > 1), None)
+    if plan is None: return pd.DataFrame()
     out = [end_of("photographs", c, study.tested(plan, c)) for c in plan.condition.unique()]
     gaps = study.study_contrasts("whole-story", "quick", plan)
     dots = study.seed_differences(study.table(plan), list(zip(gaps.a, gaps.b)))
@@ -62,7 +66,7 @@ def photograph_rows(folder):
     records = study.faces_of(plan.config.iloc[0]).records
     size = dict(people=records.person.nunique(), **records.groupby("split").size())
     print("photographs:", size)
-    return pd.DataFrame(out).assign(minutes=[minutes_of(plan)] + [None] * (len(out) - 1))
+    return pd.DataFrame(out).assign(trained=[minutes_of(plan)] + [None] * (len(out) - 1))
 
 
 def first_epochs():
@@ -77,8 +81,17 @@ def first_epochs():
     return pd.DataFrame(out)
 
 
+def made_of(folder):
+    "A digest of all networks that the rows are about: configurations and faces."
+    plans = [study.scale("quick"), study.whole_story("quick")] + ([study.whole_story("quick", 0, folder)] * bool(folder))
+    asked = [c for plan in plans for c in plan.config if study.is_done(c)]
+    return digest([[c.canonical(), study.faces_of(c).fingerprint] for c in asked])
+
+
 if __name__ == "__main__":
-    parts = [scale_rows(), *([photograph_rows(sys.argv[1])] if len(sys.argv) > 1 else []), first_epochs()]
+    begin, folder = time.process_time(), sys.argv[1] if len(sys.argv) > 1 else None
+    parts = [scale_rows(), *([photograph_rows(folder)] if folder else []), first_epochs()]
     rows = pd.concat([part for part in parts if len(part)], ignore_index=True).assign(profile="quick")
-    study.ship_rows(rows, "reasons", DATA)
-    print(rows[["what", "value", "low", "high", "minutes"]].round(4).to_string())
+    minutes = (time.process_time() - begin) / 60
+    study.ship_rows(rows, "reasons", DATA, "facecp_nb.study.scoring", made_of(folder), minutes)
+    print(rows[["what", "value", "low", "high", "trained"]].round(4).to_string())

@@ -13,6 +13,7 @@ from .align import (
 from .faceset import FaceSet, positions
 from .images import (
     FORMATS, LONGEST, MAX_BYTES, MAX_PIXELS, by_shape, crop, croppable, decode, open_image, read_bytes)
+from .masks import MASK_KINDS, Worn, choose_masks, draw_masks, mask_cover
 from .records import REQUIRED, assign_splits, majority, problems, validate
 
 # %% ../../nbs/library/data/00_data.ipynb #0f736da4
@@ -42,4 +43,5 @@ __all__ = [
     "RecordFile", "aligned_folder", "recordio",
     "BROKEN_COLUMNS", "CHILD", "EXTENSIONS", "Folder", "PAIR_COLUMNS", "PAIR_FORMATS", "Pairs", "aged_pairs",
     "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks",
+    "MASK_KINDS", "Worn", "choose_masks", "draw_masks", "mask_cover",
     "Cutouts", "HEIGHTS", "SCENE", "Scenes", "join_scenes", "make_scenes", "stream_scenes"]

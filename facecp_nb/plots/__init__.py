@@ -11,6 +11,7 @@ from facecp_nb.plots.charts import (
     learning_curves, left_over_chart, onsets_of, paper_and_ours, saturation, transfer_chart,
 )
 from .neighbours import det_chart, open_set_chart, roc_chart
+from .masked import MASK_NAMES, mask_chart
 from facecp_nb.plots.period import (
     PHASES, conditions, difference_chart, harm, onset_chart, order_chart, phases_of, rates, rearings,
     regime_chart, PULLS, gradient_shares, recovery_comparer, paper_beside_ours,
@@ -24,17 +25,20 @@ from .plane import paths_chart, plane_chart, interval_map, plane_scrub
 from .brain import agreement_chart, layer_chart, power_chart, rdm_explorer
 from .units import courses, favourites, intervals, networks, unit_layers
 from .inside import heat_explorer, overlay, score_chart, use_and_heat
+from .growing import inflation_chart, prototype_map, weight_chart
 
 # %% ../../nbs/library/plots/00_plots.ipynb #b04e43b8
 __all__ = [
-    "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS", "FIGURE_FORMATS", "METRICS", "PHASES",
-    "SHAPES", "VIEW_COLOURS", "WIDTH", "by_condition", "check", "colour_scale", "conditions",
-    "confusion_of_views", "data_uri", "difference_chart", "distance_histograms", "epoch_axis", "faces",
-    "finish", "fovea", "harm", "in_order", "learning_curves", "left_over_chart", "onset_chart",
-    "onsets_of", "order_chart", "paper_and_ours", "percent", "phases_of", "points", "rates", "rearings",
-    "regime_chart", "saturation", "save", "shape_scale", "theme", "transfer_chart", "use_renderer",
-    "det_chart", "open_set_chart", "roc_chart", "paths_chart", "plane_chart", "agreement_chart",
-    "layer_chart", "power_chart", "rdm_explorer", "interval_map", "plane_scrub", "courses",
-    "favourites", "intervals", "networks", "unit_layers", "heat_explorer", "overlay", "score_chart",
-    "use_and_heat", "PULLS", "gradient_shares", "recovery_comparer", "paper_beside_ours",
+    "MASK_NAMES", "mask_chart", "ARM_COLOURS", "COLOURS", "CONDITIONS", "CONDITION_COLOURS",
+    "FIGURE_FORMATS", "METRICS", "PHASES", "SHAPES", "VIEW_COLOURS", "WIDTH", "by_condition", "check",
+    "colour_scale", "conditions", "confusion_of_views", "data_uri", "difference_chart",
+    "distance_histograms", "epoch_axis", "faces", "finish", "fovea", "harm", "in_order",
+    "learning_curves", "left_over_chart", "onset_chart", "onsets_of", "order_chart", "paper_and_ours",
+    "percent", "phases_of", "points", "rates", "rearings", "regime_chart", "saturation", "save",
+    "shape_scale", "theme", "transfer_chart", "use_renderer", "det_chart", "open_set_chart",
+    "roc_chart", "paths_chart", "plane_chart", "agreement_chart", "layer_chart", "power_chart",
+    "rdm_explorer", "interval_map", "plane_scrub", "courses", "favourites", "intervals", "networks",
+    "unit_layers", "heat_explorer", "overlay", "score_chart", "use_and_heat", "PULLS",
+    "gradient_shares", "recovery_comparer", "paper_beside_ours", "inflation_chart", "prototype_map",
+    "weight_chart",
 ]

@@ -7,11 +7,15 @@ __all__ = []
 
 # %% ../../nbs/library/recovery/00_recovery.ipynb #48f8626a
 from .distill import Distill, attention_bound, attention_loss, attention_map, distillation_loss
+from facecp_nb.recovery.template import (
+    KD_HIGH, KD_LOW, cosine_weight, masked_view, taught_by, template_loss,
+)
 from facecp_nb.recovery.plasticity import (
     Frozen, TowardsBirth, forget_momentum, intervene, parts_of, reset, reset_statistics, shrink_and_perturb,
 )
 
 # %% ../../nbs/library/recovery/00_recovery.ipynb #a70666a0
-__all__ = ["Distill", "attention_bound", "attention_loss", "attention_map", "distillation_loss", "Frozen",
+__all__ = ["KD_HIGH", "KD_LOW", "cosine_weight", "masked_view", "taught_by", "template_loss",
+           "Distill", "attention_bound", "attention_loss", "attention_map", "distillation_loss", "Frozen",
            "TowardsBirth", "forget_momentum", "intervene", "parts_of", "reset", "reset_statistics",
            "shrink_and_perturb"]

@@ -12,8 +12,8 @@ from facecp_nb.study.config import (
 )
 from .trainer import environment, planned_rates
 from facecp_nb.study.store import (
-    collect, faces_of, folder, forget_views, history, is_done, key, load_model, load_run, manifest, record, run,
-    runs, scores, show, state_at, terms, view_key, view_tensor,
+    collect, faces_of, folder, forget_views, history, is_done, key, load_model, load_run, manifest,
+    record, run, runs, scores, show, state_at, terms, view_key, view_tensor,
 )
 from .scoring import HALVES, SCORED_VIEWS
 from facecp_nb.study.plans import (
@@ -30,8 +30,7 @@ from facecp_nb.study.shipped import (
     as_said, quote, ship, shipped_contrasts, shipped_rows, strangers, study_contrasts, study_rows, takes,
 )
 from facecp_nb.study.verifier import (
-    ALIGN, FaceEmbedder, Verification, embedding_of, locate, recogniser_embedder, run_embedder,
-    verify,
+    ALIGN, FaceEmbedder, Verification, embedding_of, locate, recogniser_embedder, run_embedder, verify,
 )
 from .verdicts import MARGIN, TWINS, harm_sentence, sentence_of, verdict
 from .digits import LIFTINGS, SHOWN, Life, lesson, rear_lives
@@ -44,8 +43,8 @@ from facecp_nb.study.measured import (
     ship_rows, unit_rows, UNIT_CONTRASTS, plasticity_summary, unit_summary, unseen,
 )
 from facecp_nb.study.looking import (
-    ASKED, FEATURES, LOOKERS, Exchanges, exchanges, look_at, look_once, looker, looking,
-    looks, make_twins, quote_looks, sampled, score_table, shipped_looks,
+    ASKED, FEATURES, LOOKERS, Exchanges, exchanges, look_at, look_once, looker, looking, looks,
+    make_twins, quote_looks, sampled, score_table, shipped_looks,
 )
 from facecp_nb.study.scene_rows import (
     ONE_LOOK, SCENE_CONTRASTS, STRANGERS_NAMED, TWO_STEPS, open_curve, right_names, scene_rows, scene_summary,
@@ -63,7 +62,18 @@ from facecp_nb.study.other_half import (
     asked_differences, asked_table, half_rows, path_rows, other_half_rows, story_twins, twin_rows,
 )
 from facecp_nb.study.remeasure import (
-    BRAIN_ARMS, MEASURED, UNIT_ARMS, Lives, arms, belongs, lives, made_of, measure_again, measuring_takes,
+    BRAIN_ARMS, MEASURED, UNIT_ARMS, Lives, arms, belongs, lives, made_of, measure_again,
+    measuring_takes,
+)
+from facecp_nb.study.masked import (
+    ASKED_MASKED, MASK_ARMS, MaskConfig, aligned_faces, arc_plan, arc_rows, as_classifier, known_faces,
+    unit_embeddings, looked_at, mask_config, mask_minutes, mask_network, mask_rows, mask_table,
+    pair_errors, ship_masked, photograph_rows, strangers_faces, told_apart,
+)
+from facecp_nb.study.growing import (
+    AGED_GROUPS, ARC_VIEWS, GROW_ARMS, GrowConfig, aged_faces, aged_set, band_pairs, embedded,
+    grow_arc_rows, grow_config, grow_differences, grow_lists, grow_minutes, grow_rows, grow_table,
+    grown_network, inflation, learnt_faces, list_scores, newborn, prototype_points, ship_growing,
 )
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
@@ -85,16 +95,23 @@ __all__ = [
     "resets", "scale", "taught_halves", "teachers", "times", "whole_story", "with_seeds", "by_seed",
     "difference", "differences", "fill", "filled", "grid", "histories", "publish", "answered",
     "digit_answers", "held", "own_epochs", "reared_and_tested", "seed_differences", "table", "tested",
-    "validated", "as_said", "quote", "ship", "shipped_contrasts", "shipped_rows", "strangers", "study_contrasts",
-    "study_rows", "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of", "verdict", "ALIGN",
-    "FaceEmbedder", "Verification", "embedding_of", "locate", "recogniser_embedder", "run_embedder",
-    "verify", "LIFTINGS", "SHOWN", "Life", "lesson", "rear_lives", "DIGIT_STUDIES",
+    "validated", "as_said", "quote", "ship", "shipped_contrasts", "shipped_rows", "strangers",
+    "study_contrasts", "study_rows", "takes", "MARGIN", "TWINS", "harm_sentence", "sentence_of",
+    "verdict", "ALIGN", "FaceEmbedder", "Verification", "embedding_of", "locate", "recogniser_embedder",
+    "run_embedder", "verify", "LIFTINGS", "SHOWN", "Life", "lesson", "rear_lives", "DIGIT_STUDIES",
     "compared", "digit_rows", "digit_strangers", "digit_summary", "falling", "ladder_gaps",
     "plane_harms", "ship_digits", "kept", "known", "lifted_rows", "measured_rows", "network_at",
     "plasticity_at", "plasticity_rows", "quoted", "ship_rows", "unit_rows", "unseen", "UNIT_CONTRASTS",
     "plasticity_summary", "unit_summary", "ASKED", "FEATURES", "LOOKERS", "Exchanges", "exchanges",
     "load_run", "look_at", "look_once", "looker", "looking", "looks", "make_twins", "quote_looks",
     "sampled", "score_table", "shipped_looks", "asked_differences", "asked_table", "half_rows",
-    "path_rows", "other_half_rows", "story_twins", "twin_rows", "BRAIN_ARMS", "MEASURED", "UNIT_ARMS", "Lives",
-    "arms", "belongs", "lives", "made_of", "measure_again", "measuring_takes",
+    "path_rows", "other_half_rows", "story_twins", "twin_rows", "BRAIN_ARMS", "MEASURED", "UNIT_ARMS",
+    "Lives", "arms", "belongs", "lives", "made_of", "measure_again", "measuring_takes", "ASKED_MASKED",
+    "MASK_ARMS", "MaskConfig", "aligned_faces", "arc_plan", "arc_rows", "as_classifier",
+    "unit_embeddings", "known_faces", "looked_at", "mask_config", "mask_minutes", "mask_network",
+    "mask_rows", "mask_table", "pair_errors", "ship_masked", "strangers_faces", "photograph_rows",
+    "told_apart", "AGED_GROUPS", "ARC_VIEWS", "GROW_ARMS", "GrowConfig",
+    "aged_faces", "aged_set", "band_pairs", "embedded", "grow_arc_rows", "grow_config",
+    "grow_differences", "grow_lists", "grow_minutes", "grow_rows", "grow_table", "grown_network",
+    "inflation", "learnt_faces", "list_scores", "newborn", "prototype_points", "ship_growing",
 ]

@@ -11,7 +11,14 @@ from .loaders import ViewLoader, augment
 from .rates import SCHEDULES, RateLedger
 from .checkpoint import Checkpoint
 from .learner import Averaged, History, ViewLearner, learner, rear, scored
+from .identity import train_identity
+from facecp_nb.training.prototypes import (
+    CHILD_BELOW, CHILD_PICTURES, MEANS, InterPrototype, child_identities, inter_prototype_loss,
+    lowest_loss, prototype_spread, random_loss,
+)
 
 # %% ../../nbs/library/training/00_training.ipynb #a56cfb12
 __all__ = ["SCHEDULES", "Averaged", "Callback", "Checkpoint", "History", "RateLedger", "Rearing", "ViewLearner",
-           "ViewLoader", "augment", "learner", "rear", "scored"]
+           "ViewLoader", "augment", "learner", "rear", "scored", "train_identity", "CHILD_BELOW", "CHILD_PICTURES",
+           "MEANS", "InterPrototype", "child_identities", "inter_prototype_loss", "lowest_loss",
+           "prototype_spread", "random_loss"]
