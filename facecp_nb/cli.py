@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'runs_app', 'repository', 'find_chapter', 'parameters_of', 'read_value', 'kernel_manager', 'execute',
            'run_chapter', 'rear_one', 'fill_study', 'own_device', 'ls', 'show_run', 'gc', 'write_faces', 'site',
-           'check_machine', 'look_inside', 'verify_pairs', 'main']
+           'check_machine', 'look_inside', 'verify_pairs', 'find_people', 'main']
 
 # %% ../nbs/library/17_cli.ipynb #8f47c47e
 import ast
@@ -526,6 +526,55 @@ def verify_pairs(
     print(_scored_as_text(found.table), end="\n\n")
     for note in found.notes: print(f"note: {note}")
     print(f"figure: {figure}")
+
+# %% ../nbs/library/17_cli.ipynb #3e109b4c
+def _finder(finder, run, recogniser, profile):
+    "The finder by name, and the longer side of the copies that it looks at by default."
+    from facecp_nb import study
+    choose(finder, ("one-look", "two-steps"), "finder")
+    if finder == "one-look":
+        if run or recogniser is not None: raise ConfigError("--run and --recogniser belong to --finder two-steps.")
+        return study.one_look_finder(study.one_look(study.looking_at(profile))[0]), study.looking_at(profile).size
+    if bool(run) == (recogniser is not None):
+        raise ConfigError("Say which network embeds the faces: either --run KEY or --recogniser DIR.")
+    return study.two_step_finder(study.run_embedder(run) if run else study.recogniser_embedder(recogniser)), 640
+
+@app.command("find")
+def find_people(
+    data: Annotated[Path, typer.Option(help="the folder of pictures, in sub-folders or not")],
+    gallery: Annotated[Path, typer.Option(help="the people who are known: one sub-folder of pictures a person")],
+    finder: Annotated[str, typer.Option(help="one-look or two-steps")] = "one-look",
+    run: Annotated[str, typer.Option(help="two-steps: key of a run in the store, or its first characters")] = "",
+    recogniser: Annotated[Path | None, typer.Option(help="two-steps: folder of the trained recogniser")] = None,
+    threshold: Annotated[float | None, typer.Option(help="cosine from which a face is named; from the gallery")] = None,
+    side: Annotated[int, typer.Option(help="pixels of the longer side of the copy looked at; 0: the finder's own")] = 0,
+    profile: Annotated[str, typer.Option(help="one-look: how long it learned")] = "quick",
+    out: Annotated[Path | None, typer.Option(help="folder for the drawn pictures and found.csv")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")] = False,
+):
+    "Name or reject every face in a folder of pictures, and draw the boxes."
+    for folder, what in ((data, "data"), (gallery, "gallery")):
+        if not folder.is_dir(): raise ConfigError(f"{what} is {str(folder)!r}, which is not a folder.")
+    from facecp_nb import study
+    out = out or home() / "reports" / f"find-{data.resolve().name}"
+    with _told():
+        who, own_side = _finder(finder, run, recogniser, profile)
+        known = study.known_people(who, gallery, side or own_side, threshold)
+        table = study.name_faces(who, data, known, side or own_side)
+        study.write_found(table, data, out)
+    _say_found(table, known, out, json_)
+
+def _say_found(table, known, out: Path, json_: bool):
+    left_out = known.files[known.files["reason"] != ""]
+    if json_:
+        rows = {n: json.loads(t.to_json(orient="records")) for n, t in dict(rows=table, not_enrolled=left_out).items()}
+        return print(json.dumps(rows | dict(threshold=known.threshold, people=known.gallery.people, out=str(out))))
+    print(table[["file", "name", "best", "score", "reason"]].round(3).to_string(index=False), end="\n\n")
+    faces = table["score"].notna()
+    print(f"{table['file'].nunique()} pictures, {faces.sum()} faces, {(table['name'] != '').sum()} named; "
+          f"{len(known.gallery.people)} people known, threshold {known.threshold:.3f}")
+    for row in left_out.head(5).itertuples(): print(f"not enrolled: {row.file}: {row.reason}")
+    print(f"pictures with boxes and found.csv: {out}")
 
 # %% ../nbs/library/17_cli.ipynb #76adebf3
 def main():

@@ -22,7 +22,8 @@ _LATER = {  # module: names
                   "SHORTER", "examine", "find_faces", "from_folder", "assess", "list_files", "place", "working_size"),
     "sources": ("EXTENSIONS", "RecordFile", "aligned_folder", "open_faces", "recordio", "rendered"),
     "pairs": ("BROKEN_COLUMNS", "CHILD", "Folder", "PAIR_COLUMNS", "PAIR_FORMATS", "Pairs", "aged_pairs",
-              "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks")}
+              "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks"),
+    "scenes": ("Cutouts", "HEIGHTS", "SCENE", "Scenes", "join_scenes", "make_scenes", "stream_scenes")}
 
 def __getattr__(name):
     "Names of `detection` and `sources` are fetched when they are first asked for."
@@ -42,4 +43,5 @@ __all__ = [
     "RecordFile", "aligned_folder", "recordio",
     "BROKEN_COLUMNS", "CHILD", "EXTENSIONS", "Folder", "PAIR_COLUMNS", "PAIR_FORMATS", "Pairs", "aged_pairs",
     "read_ages", "read_bin", "read_pairs", "told_by_name", "with_masks",
-    "MASK_KINDS", "Worn", "choose_masks", "draw_masks", "mask_cover"]
+    "MASK_KINDS", "Worn", "choose_masks", "draw_masks", "mask_cover",
+    "Cutouts", "HEIGHTS", "SCENE", "Scenes", "join_scenes", "make_scenes", "stream_scenes"]

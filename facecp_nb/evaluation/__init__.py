@@ -14,6 +14,7 @@ from facecp_nb.evaluation.units import (
     from_bytes, identity_selective, permutation_null, STRONG, preferred, relu_layers, sampled_units, selectivity,
     split_half, stream,
 )
+from .boxes import average_precision, match_boxes, mean_average_precision
 from facecp_nb.evaluation.openset import (
     ENROL, Gallery, best_matches, dir_at, enrol, identify, open_set_curve,
 )
@@ -43,6 +44,7 @@ from facecp_nb.evaluation.attribution import (
 
 # %% ../../nbs/library/evaluation/00_evaluation.ipynb #e7ac0046
 __all__ = [
+    "average_precision", "match_boxes", "mean_average_precision",
     "accuracy", "compare", "compare_all", "crossed_error", "holm", "interval", "judge", "power_note",
     "smallest_effect", "region_masks", "region_metrics", "from_bytes", "identity_selective", "permutation_null",
     "ENROL", "Gallery", "best_matches", "dir_at", "enrol", "identify", "open_set_curve", "DRAWS",

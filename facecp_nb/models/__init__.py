@@ -22,6 +22,8 @@ from facecp_nb.models.heads import (
 )
 from .iresnet import IRESNETS, FaceUnit, IResNet, SqueezeExcite, iresnet
 from .pathways import BENDS, born, descend, stacked_scores
+from .onelook import (
+    ANCHORS, STRIDE, OneLook, Slots, Targets, assign_slots, decode_boxes, look_losses, read_slots, shape_iou)
 
 # %% ../../nbs/library/models/00_models.ipynb #97ba275b
 __all__ = [
@@ -31,4 +33,6 @@ __all__ = [
     "lone_time", "path_scores", "read_weights", "recogniser", "share_at_rest", "shares", "stacked_scores", "two_paths",
     "HEADS", "MarginHead", "SoftmaxHead", "arc_margin", "cos_margin", "head", "ranked", "safe_cosine",
     "IRESNETS", "FaceUnit", "IResNet", "SqueezeExcite", "iresnet", "BENDS", "born", "descend",
+    "ANCHORS", "STRIDE", "OneLook", "Slots", "Targets", "assign_slots", "decode_boxes", "look_losses", "read_slots",
+    "shape_iou",
 ]

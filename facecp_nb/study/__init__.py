@@ -46,6 +46,18 @@ from facecp_nb.study.looking import (
     ASKED, FEATURES, LOOKERS, Exchanges, exchanges, look_at, look_once, looker, looking, looks,
     make_twins, quote_looks, sampled, score_table, shipped_looks,
 )
+from facecp_nb.study.scene_rows import (
+    ONE_LOOK, SCENE_CONTRASTS, STRANGERS_NAMED, TWO_STEPS, open_curve, right_names, scene_rows, scene_summary,
+    scene_times, ship_scenes,
+)
+from facecp_nb.study.folders import (
+    FOUND_COLUMNS, Known, draw_faces, faces_of_file, known_people, name_faces, write_found,
+)
+from facecp_nb.study.finders import (
+    Finder, FoundFaces, Looking, NEVER, SMALLEST, ask, ask_scenes, cut_outs, enrol_found, enrol_scenes, look_key,
+    looking_at, lowest_safe, one_look, one_look_finder, precisions,
+    remembered_search, search_faces, stage_times, teach, two_step_finder,
+)
 from facecp_nb.study.other_half import (
     asked_differences, asked_table, half_rows, path_rows, other_half_rows, story_twins, twin_rows,
 )
@@ -66,6 +78,13 @@ from facecp_nb.study.growing import (
 
 # %% ../../nbs/library/study/00_study.ipynb #705eaf6c
 __all__ = [
+    "Finder", "FoundFaces", "Looking", "NEVER", "SMALLEST", "ask", "ask_scenes", "cut_outs", "enrol_found",
+    "enrol_scenes", "look_key", "looking_at", "lowest_safe", "one_look", "one_look_finder", "precisions",
+    "remembered_search", "search_faces", "stage_times", "teach", "two_step_finder",
+    "ONE_LOOK", "SCENE_CONTRASTS", "STRANGERS_NAMED", "TWO_STEPS", "open_curve", "right_names", "scene_rows",
+    "scene_summary",
+    "scene_times", "ship_scenes",
+    "FOUND_COLUMNS", "Known", "draw_faces", "faces_of_file", "known_people", "name_faces", "write_found",
     "resolve_profile", "CHANGES", "PROFILE_VALUES", "PUBLISHED", "RECOVERIES", "RESETS", "SEEDS",
     "Config", "configure", "seeds", "environment", "planned_rates", "collect", "faces_of", "folder",
     "forget_views", "history", "is_done", "key", "load_model", "manifest", "record", "run", "runs",
