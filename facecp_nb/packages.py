@@ -24,8 +24,7 @@ PACKAGES = {
     "study": (
         "config", "trainer", "scoring", "store", "plans", "tables", "shipped", "verdicts",
         "measured", "looking", "digits", "digit_studies", "verifier", "other_half",
-        "remeasure", "masked", "growing",
-        "finders", "folders", "scene_rows",
+        "remeasure", "masked", "growing", "finders", "folders", "scene_rows",
     ),
     "plots": (
         "theme", "charts", "period", "inside", "units", "brain", "plane", "neighbours", "masked",

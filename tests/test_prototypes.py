@@ -93,7 +93,7 @@ def test_the_pull_in_a_heap(n, said):
 
 
 def test_children_are_chosen_by_age():
-    ages = pd.DataFrame(dict(person=["b"] * 10 + ["a"] * 10 + ["c"] * 12, 
+    ages = pd.DataFrame(dict(person=["b"] * 10 + ["a"] * 10 + ["c"] * 12,
                              age=[12.9] * 10 + [12.] * 9 + [13.] + [5.] * 12))
     assert child_identities(ages, ["a", "b", "c", "d"]).tolist() == [1, 2]
     assert child_identities(ages, ["c", "a", "b"], least=9).tolist() == [0, 1, 2]

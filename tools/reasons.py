@@ -83,7 +83,8 @@ def first_epochs():
 
 def made_of(folder):
     "A digest of all networks that the rows are about: configurations and faces."
-    plans = [study.scale("quick"), study.whole_story("quick")] + ([study.whole_story("quick", 0, folder)] * bool(folder))
+    plans = [study.scale("quick"), study.whole_story("quick")]
+    if folder: plans.append(study.whole_story("quick", 0, folder))
     asked = [c for plan in plans for c in plan.config if study.is_done(c)]
     return digest([[c.canonical(), study.faces_of(c).fingerprint] for c in asked])
 

@@ -28,7 +28,7 @@ from ..core import (
     BOX_COLUMNS, LANDMARK_COLUMNS, DataError, choose, code_of, device, digest, home, read_json, resolve_profile,
     seed_all, shipped, write_json)
 from ..data import (
-    CHILD, TEMPLATE, TEMPLATE_SIZE, FaceSet, Pairs, aged_pairs, align, moved, open_faces, similarity, told_by_name)
+    CHILD, TEMPLATE, TEMPLATE_SIZE, FaceSet, aged_pairs, align, moved, open_faces, similarity, told_by_name)
 from ..evaluation import (
     accuracy_on_itself, error_curve, folds_for, kfold_accuracy, measures, over_seeds, pair_scores, verification_row)
 from ..foveation import see

@@ -108,6 +108,6 @@ def prototype_spread(
     own, rest = P[child], P[~child]
     apart = lambda Q: (Q @ Q.T)[~torch.eye(len(Q), dtype=torch.bool, device=Q.device)]
     near = (own @ own.T).fill_diagonal_(-1).max(1).values
-    return dict(among=float(apart(own).mean()), to_others=float((own @ rest.T).mean()), 
+    return dict(among=float(apart(own).mean()), to_others=float((own @ rest.T).mean()),
                 others=float(apart(rest).mean()),
                 nearest=float(near.mean()), filled=_filled(own), loss=float(inter_prototype_loss(own)))
