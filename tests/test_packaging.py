@@ -116,7 +116,7 @@ def imported_names() -> set[str]:
     return found
 
 # asked for because a program of theirs is run, or because another package needs them installed
-PROGRAMS = {"jupyterlab", "smalldocs", "ruff", "pytest-xdist", "cryptography", "pyarrow"}
+PROGRAMS = {"jupyterlab", "smalldocs", "ruff", "pytest-xdist", "cryptography", "pyarrow", "pycocotools"}
 
 def test_nothing_is_asked_for_that_nobody_imports():
     providers = packages_distributions()
